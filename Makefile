@@ -1,0 +1,59 @@
+# The front door. Every target does its own set-up; a second run finds it done.
+#
+#   make test PYTHON=python3.13      another interpreter, in an environment of its own (.venv-python3.13)
+#   make test ARGS="-k handshake"    further arguments for pytest
+#   make bench ARGS="--quick"        further arguments for the benchmark
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?=
+ARGS ?=
+VENV := $(CURDIR)/.venv$(if $(PYTHON),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp-setup
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+export UV_PYTHON_DOWNLOADS := never
+
+# What mypy checks beyond the shipped packages, which pyproject.toml names.
+TYPED := $(wildcard conftest.py bench docs/generate examples tests plugins/*/tests sdk/python/tests)
+
+.PHONY: help setup demo test lint fix docs bench
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## make .venv with everything the lock file names; the command is .venv/bin/meshless
+
+$(STAMP): uv.lock pyproject.toml $(wildcard plugins/*/pyproject.toml sdk/*/pyproject.toml) .ci/setup
+	@sh .ci/setup "$(VENV)" $(PYTHON)
+	@touch "$@"
+
+demo: $(STAMP) ## a two-node mesh on this machine: shares, refusals, failover, identities, in a minute
+	@"$(BIN)/python" examples/01-demo/demo.py $(ARGS)
+
+test: $(STAMP) ## every test; with CI set, a skipped test is a failed one
+	@"$(BIN)/pytest" -n auto --dist loadfile $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, import contracts, lock file
+	@echo "== ruff check"; "$(BIN)/ruff" check .
+	@echo "== ruff format"; "$(BIN)/ruff" format --check .
+	@echo "== mypy (what is shipped)"; "$(BIN)/mypy"
+	@echo "== mypy (tests and tools)"; "$(BIN)/mypy" $(TYPED)
+	@echo "== import contracts"; "$(BIN)/lint-imports"
+	@echo "== lock file"; "$(BIN)/uv" lock --check --python "$(BIN)/python"
+
+fix: $(STAMP) ## format the code and repair what ruff can repair
+	@"$(BIN)/ruff" check --fix-only .
+	@"$(BIN)/ruff" format .
+
+docs: $(STAMP) ## regenerate the reference pages, build the site strictly into site/, check every link and anchor
+	@"$(BIN)/python" -m docs.generate
+	@"$(BIN)/mkdocs" build --strict --quiet
+	@"$(BIN)/python" -m docs.generate.links site
+
+bench: $(STAMP) ## measure Meshless, direct sockets and the peers side by side; prints ratios
+	@"$(BIN)/python" -m bench $(ARGS)

@@ -1,0 +1,36 @@
+"""What holds for every test of the house: where CI is set, nothing is skipped.
+
+A test may skip itself on a developer's machine that lacks root, Go or another program, saying what is missing. In CI that
+would be a hole nobody sees, so there a skip is turned into a failure that carries the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not os.environ.get("CI") or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    report.outcome = "failed"
+    report.longrepr = f"CI skips nothing, but {report.nodeid or 'a test'} was skipped: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skipped test into a failed one in CI."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn a module skipped as a whole into an error in CI."""
+    report = yield
+    _refuse_skip(report)
+    return report
