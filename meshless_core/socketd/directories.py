@@ -1,0 +1,128 @@
+"""One folder and one listener per pod, in the form that needs no root.
+
+    <root>/<namespace>/<pod>/client/meshless      bound and listening before the pod starts
+    <root>/<namespace>/<pod>/server/              the application's sockets
+
+All binds go through `/proc/self/fd/<folder>/...`, so paths longer than the 107 bytes of `sun_path` work. Nothing here follows
+a symlink that a pod could have made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from meshless_core.documents import PodPlacement
+from meshless_core.errors import SocketDirectoryError
+from meshless_core.types import PodRef
+
+__all__ = ["CLIENT_SOCKET_NAME", "LISTEN_BACKLOG", "ParkedPod", "PodDirectories"]
+
+logger = logging.getLogger(__name__)
+
+CLIENT_SOCKET_NAME: Final = "meshless"
+LISTEN_BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn; connects wait here while an agent restarts
+_O_FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@attrs.define
+class ParkedPod:
+    """A pod whose listener socketd holds."""
+
+    placement: PodPlacement
+    listener: socket.socket
+    server_folder: int  # descriptor, O_PATH
+
+    def close(self) -> None:
+        """Close both descriptors."""
+        self.listener.close()
+        os.close(self.server_folder)
+
+
+class PodDirectories:
+    """Creates, keeps and removes the pods' folders and listeners under one root folder."""
+
+    def __init__(self, root: Path, *, socket_mode: int = 0o666) -> None:
+        self._root = root
+        self._socket_mode = socket_mode
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds `<namespace>/<pod>/`."""
+        return self._root
+
+    def path(self, pod: PodRef) -> Path:
+        """The pod's folder: what the pod sees as `/meshlet`."""
+        return self._root / pod.namespace / pod.name
+
+    def create(self, placement: PodPlacement) -> ParkedPod:
+        """Make the pod's folders and its listener; whatever a previous pod of the same name left is removed.
+
+        Raises:
+            SocketDirectoryError: the folder or socket cannot be made; names the path and the reason.
+        """
+        folder = self.path(placement.pod)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if folder.is_symlink() or folder.exists():
+                _remove(folder)
+            folder.mkdir(mode=0o755)
+            (folder / "client").mkdir(mode=0o755)
+            (folder / "server").mkdir(mode=0o755)
+            listener = self._listen(folder / "client")
+            try:
+                server_folder = os.open(folder / "server", _O_FOLDER | os.O_PATH)
+            except OSError:
+                listener.close()
+                raise
+        except OSError as error:
+            raise SocketDirectoryError(
+                f"cannot make the socket folder {folder} of pod {placement.pod}: {error.strerror}; "
+                "check that socketd's run folder is writable and not full"
+            ) from error
+        return ParkedPod(placement, listener, server_folder)
+
+    def remove(self, parked: ParkedPod) -> None:
+        """Close the listener and delete the pod's folder. A folder that is gone already is fine."""
+        parked.close()
+        folder = self.path(parked.placement.pod)
+        try:
+            _remove(folder)
+            folder.parent.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                logger.warning("cannot remove the socket folder %s: %s", folder, error.strerror)
+
+    def _listen(self, folder: Path) -> socket.socket:
+        descriptor = os.open(folder, _O_FOLDER)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            path = f"/proc/self/fd/{descriptor}/{CLIENT_SOCKET_NAME}"
+            listener.bind(path)
+            os.chmod(path, self._socket_mode)
+            listener.listen(LISTEN_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        finally:
+            os.close(descriptor)
+        return listener
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder tree without following symlinks (`shutil.rmtree` is symlink-safe on Linux)."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)

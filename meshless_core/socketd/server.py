@@ -1,0 +1,218 @@
+"""Hands parked listeners to the agents, one control socket per node.
+
+The control socket is mode 0600 and the peer's uid is checked (SO_PEERCRED), because whoever holds a listener can pretend to be
+the mesh to that pod. The newest agent wins: a second connection of the same node replaces the first, which is how an agent is
+replaced without a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from meshless_core.documents import PodPlacement
+from meshless_core.errors import SocketDirectoryError
+from meshless_core.socketd import protocol
+from meshless_core.socketd.directories import ParkedPod, PodDirectories
+from meshless_core.socketd.readiness import writable
+from meshless_core.types import PodRef
+
+__all__ = ["SocketdServer"]
+
+logger = logging.getLogger(__name__)
+
+
+class SocketdServer:
+    """socketd for one node.
+
+    Args:
+        node: the node's name; an agent that says another one is refused.
+        directories: where the pods' folders are.
+        control_path: path of the control socket; removed when a dead process left it.
+        agent_uids: users that may connect, besides our own.
+    """
+
+    def __init__(
+        self, node: str, directories: PodDirectories, control_path: Path, *, agent_uids: frozenset[int] = frozenset()
+    ) -> None:
+        self._node = node
+        self._directories = directories
+        self._control_path = control_path
+        self._uids = agent_uids | {os.getuid()}
+        self._pods: dict[str, ParkedPod] = {}
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._outbox: asyncio.Queue[protocol.Message] | None = None
+        self._acked: set[str] = set()
+        self._ack_event = asyncio.Event()
+
+    @property
+    def pods(self) -> dict[PodRef, str]:
+        """The pods parked now, with their uids."""
+        return {parked.placement.pod: uid for uid, parked in self._pods.items()}
+
+    @property
+    def served(self) -> frozenset[str]:
+        """Uids of the pods whose listeners the present agent has acknowledged."""
+        return frozenset(self._acked & self._pods.keys())
+
+    async def start(self) -> None:
+        """Listen for the agent.
+
+        Raises:
+            SocketDirectoryError: the control socket cannot be bound.
+        """
+        try:
+            self._control_path.parent.mkdir(parents=True, exist_ok=True)
+            self._control_path.unlink(missing_ok=True)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            folder = os.open(self._control_path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                path = f"/proc/self/fd/{folder}/{self._control_path.name}"
+                listener.bind(path)
+                os.chmod(path, 0o600)
+                for uid in self._uids - {os.getuid()}:
+                    os.chown(path, uid, -1)
+                listener.listen(8)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise SocketDirectoryError(
+                f"cannot listen on socketd's control socket {self._control_path}: {error.strerror}"
+            ) from error
+        self._listener = listener
+        self._accepting = asyncio.create_task(self._accept(), name=f"socketd-{self._node}")
+
+    async def stop(self, *, remove: bool = True) -> None:
+        """Stop serving; with `remove`, delete the pods' folders too."""
+        for task in (self._accepting, self._serving):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self._listener is not None:
+            self._listener.close()
+            self._control_path.unlink(missing_ok=True)
+        for parked in self._pods.values():
+            if remove:
+                self._directories.remove(parked)
+            else:
+                parked.close()
+        self._pods.clear()
+
+    def set_pods(self, placements: Iterable[PodPlacement]) -> None:
+        """Make the parked pods these; existing ones are not touched. A changed uid or meshlet means another pod.
+
+        A pod whose folder cannot be made is logged and left out; the others are served.
+        """
+        wanted = {placement.uid: placement for placement in placements}
+        for uid in [uid for uid, parked in self._pods.items() if wanted.get(uid) != parked.placement]:
+            self._directories.remove(self._pods.pop(uid))
+            self._acked.discard(uid)
+            self._send(protocol.PodRemoved(uid))
+        for uid, placement in wanted.items():
+            if uid in self._pods:
+                continue
+            try:
+                self._pods[uid] = self._directories.create(placement)
+            except SocketDirectoryError as error:
+                logger.error("pod %s gets no sockets: %s", placement.pod, error)
+                continue
+            self._send(protocol.PodAdded(placement))
+
+    async def wait_served(self) -> None:
+        """Return once the present agent has acknowledged every parked pod."""
+        while not self._pods.keys() <= self._acked:
+            self._ack_event.clear()
+            await self._ack_event.wait()
+
+    def _send(self, message: protocol.Message) -> None:
+        if self._outbox is not None:
+            self._outbox.put_nowait(message)
+
+    async def _accept(self) -> None:
+        assert self._listener is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(self._listener)
+            try:
+                _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                if uid not in self._uids:
+                    logger.error("socketd refused uid %d on %s: not the agent's user", uid, self._control_path)
+                    connection.close()
+                    continue
+                packet = await asyncio.wait_for(loop.sock_recv(connection, protocol.MAX_MESSAGE_BYTES), 5.0)
+                hello = protocol.decode(packet) if packet else None
+                if not isinstance(hello, protocol.Hello):
+                    raise SocketDirectoryError("the first message was not hello")
+                if (hello.version, hello.node) != (protocol.PROTOCOL_VERSION, self._node):
+                    raise SocketDirectoryError(
+                        f"agent of node {hello.node!r} with protocol {hello.version} connected; "
+                        f"this socketd serves node {self._node!r} with protocol {protocol.PROTOCOL_VERSION}"
+                    )
+            except (OSError, SocketDirectoryError, TimeoutError) as error:
+                logger.warning("socketd %s: agent connection refused: %s", self._node, error)
+                connection.close()
+                continue
+            if self._serving is not None:
+                self._serving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._serving
+            self._acked.clear()
+            self._outbox = asyncio.Queue()
+            for parked in self._pods.values():
+                self._outbox.put_nowait(protocol.PodAdded(parked.placement))
+            self._outbox.put_nowait(protocol.SnapshotSent())
+            self._serving = asyncio.create_task(self._serve(connection, self._outbox), name=f"socketd-{self._node}-agent")
+
+    async def _serve(self, connection: socket.socket, outbox: asyncio.Queue[protocol.Message]) -> None:
+        reader = asyncio.create_task(self._read_acks(connection), name=f"socketd-{self._node}-acks")
+        try:
+            while not reader.done():
+                getter = asyncio.ensure_future(outbox.get())
+                await asyncio.wait({getter, reader}, return_when=asyncio.FIRST_COMPLETED)
+                if not getter.done():
+                    getter.cancel()
+                    break
+                await self._send_message(connection, getter.result())
+        except OSError as error:
+            logger.info("socketd %s: agent connection ended: %s", self._node, error)
+        finally:
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError, SocketDirectoryError):
+                await reader
+            connection.close()
+            if self._outbox is outbox:
+                self._outbox = None
+
+    async def _send_message(self, connection: socket.socket, message: protocol.Message) -> None:
+        while True:
+            descriptors: list[int] = []
+            if isinstance(message, protocol.PodAdded):
+                parked = self._pods.get(message.placement.uid)
+                if parked is None:
+                    return  # removed meanwhile; its removal is behind it in the queue
+                descriptors = [parked.listener.fileno(), parked.server_folder]
+            try:
+                socket.send_fds(connection, [protocol.encode(message)], descriptors)
+            except BlockingIOError:
+                await writable(connection)
+            else:
+                return
+
+    async def _read_acks(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while packet := await loop.sock_recv(connection, protocol.MAX_MESSAGE_BYTES):
+            message = protocol.decode(packet)
+            if not isinstance(message, protocol.Ack):
+                raise SocketDirectoryError(f"socketd protocol: an agent may only acknowledge, not {type(message).__name__}")
+            if message.uid:
+                self._acked.add(message.uid)
+            self._ack_event.set()

@@ -1,0 +1,155 @@
+"""socketd and the agent's client together, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshless_core.documents import PodPlacement
+from meshless_core.socketd import PodDirectories, PodSockets, SocketdClient, SocketdServer
+from meshless_core.types import MeshletRef, PodRef
+
+WEB = PodPlacement(PodRef("shop", "web-0"), "uid-web", MeshletRef("shop", "web"), None)
+CART = PodPlacement(PodRef("shop", "cart-0"), "uid-cart", MeshletRef("shop", "cart"), "v1")
+
+
+class Agent:
+    """Collects what a real agent would own."""
+
+    def __init__(self, path: Path, node: str = "node-a") -> None:
+        self.pods: dict[str, PodSockets] = {}
+        self.changed = asyncio.Event()
+        self.client = SocketdClient(node, path, on_added=self._added, on_removed=self._removed)
+
+    def _added(self, pod: PodSockets) -> None:
+        self.pods[pod.placement.uid] = pod
+        self.changed.set()
+
+    def _removed(self, uid: str) -> None:
+        self.pods.pop(uid).close()
+        self.changed.set()
+
+    async def kill(self) -> None:
+        await self.client.stop()
+        for pod in self.pods.values():
+            pod.close()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[SocketdServer]:
+    server = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), tmp_path / "ctl" / "socketd.sock")
+    await server.start()
+    server.set_pods([WEB])
+    yield server
+    await server.stop()
+
+
+async def _agent(tmp_path: Path) -> Agent:
+    agent = Agent(tmp_path / "ctl" / "socketd.sock")
+    await agent.client.start()
+    await agent.client.wait_snapshot()
+    return agent
+
+
+def _dial(tmp_path: Path, pod: str = "web-0") -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(tmp_path / "pods" / "shop" / pod / "client" / "meshless"))
+    return client
+
+
+async def test_a_listener_reaches_the_agent_and_is_the_pods(server: SocketdServer, tmp_path: Path) -> None:
+    agent = await _agent(tmp_path)
+    await server.wait_served()
+    with _dial(tmp_path) as client:
+        accepted, _ = await asyncio.get_running_loop().sock_accept(agent.pods["uid-web"].listener)
+        client.sendall(b"hi")
+        assert await asyncio.get_running_loop().sock_recv(accepted, 10) == b"hi"
+        accepted.close()
+    assert agent.pods["uid-web"].placement == WEB
+    await agent.kill()
+
+
+async def test_changes_follow_the_snapshot(server: SocketdServer, tmp_path: Path) -> None:
+    agent = await _agent(tmp_path)
+    agent.changed.clear()
+    server.set_pods([WEB, CART])
+    await agent.changed.wait()
+    assert agent.pods.keys() == {"uid-web", "uid-cart"}
+    agent.changed.clear()
+    server.set_pods([CART])
+    await agent.changed.wait()
+    assert agent.pods.keys() == {"uid-cart"}
+    assert not (tmp_path / "pods" / "shop" / "web-0").exists()
+    await agent.kill()
+
+
+async def test_a_connect_waits_in_the_backlog_while_no_agent_lives(server: SocketdServer, tmp_path: Path) -> None:
+    first = await _agent(tmp_path)
+    await first.kill()
+    with _dial(tmp_path) as client:
+        client.sendall(b"early")
+        second = await _agent(tmp_path)
+        accepted, _ = await asyncio.get_running_loop().sock_accept(second.pods["uid-web"].listener)
+        assert await asyncio.get_running_loop().sock_recv(accepted, 10) == b"early"
+        accepted.close()
+    await second.kill()
+
+
+async def test_after_a_reconnect_the_snapshot_is_the_truth(tmp_path: Path) -> None:
+    directories = PodDirectories(tmp_path / "pods")
+    control = tmp_path / "ctl" / "socketd.sock"
+    first = SocketdServer("node-a", directories, control)
+    await first.start()
+    first.set_pods([WEB, CART])
+    agent = await _agent(tmp_path)
+    assert agent.pods.keys() == {"uid-web", "uid-cart"}
+    await first.stop()
+    second = SocketdServer("node-a", directories, control)
+    await second.start()
+    second.set_pods([CART])
+    agent.changed.clear()
+    await agent.changed.wait()
+    assert agent.pods.keys() == {"uid-cart"}
+    await agent.kill()
+    await second.stop()
+
+
+async def test_an_agent_of_another_node_gets_nothing(server: SocketdServer, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as stranger:
+        stranger.connect(str(tmp_path / "ctl" / "socketd.sock"))
+        await loop.sock_sendall(stranger, b'{"type":"hello","version":1,"node":"node-b"}')
+        assert await loop.sock_recv(stranger, 100) == b""
+
+
+async def test_paths_longer_than_107_bytes_work(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    server = SocketdServer("node-a", PodDirectories(deep / "pods"), deep / "socketd.sock")
+    await server.start()
+    server.set_pods([WEB])
+    agent = Agent(deep / "socketd.sock")
+    await agent.client.start()
+    await agent.client.wait_snapshot()
+    folder = os.open(deep / "pods" / "shop" / "web-0" / "client", os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"/proc/self/fd/{folder}/meshless")
+    os.close(folder)
+    await agent.kill()
+    await server.stop()
+
+
+async def test_a_folder_left_behind_and_a_symlink_in_its_place_are_replaced(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("x")
+    (tmp_path / "pods" / "shop").mkdir(parents=True)
+    (tmp_path / "pods" / "shop" / "web-0").symlink_to(outside)
+    parked = PodDirectories(tmp_path / "pods").create(WEB)
+    assert (outside / "keep").exists()
+    assert (tmp_path / "pods" / "shop" / "web-0" / "client" / "meshless").is_socket()
+    parked.close()
