@@ -62,6 +62,34 @@ class ReplyCode(enum.IntEnum):
         """Whether a client may try the same request again without anything being fixed first."""
         return self not in _FINAL
 
+    @property
+    def meaning(self) -> str:
+        """What happened, for people."""
+        return _MEANINGS[self][0]
+
+    @property
+    def advice(self) -> str:
+        """What the client may do about it, for people."""
+        return _MEANINGS[self][1]
+
+
+_MEANINGS: Final = {
+    ReplyCode.OK: ("valid, exists, allowed, tunnel established", "talk"),
+    ReplyCode.UNSUPPORTED_VERSION: ("the first byte is no version the agent has a handshake for", "fix the client"),
+    ReplyCode.MALFORMED_REQUEST: ("size 0, not ASCII, or not <service>.<meshlet>.<namespace>", "fix the request"),
+    ReplyCode.SERVICE_NOT_FOUND: ("no such namespace, meshlet or service is known", "retry later"),
+    ReplyCode.ACCESS_DENIED: ("a policy said no", "not retry"),
+    ReplyCode.NO_ENDPOINT: ("the service exists, no ready pod provides it", "retry"),
+    ReplyCode.CONNECTION_LIMIT: ("maxConn is reached on every eligible pod", "retry"),
+    ReplyCode.TUNNEL_FAILED: ("the remote agent is unreachable or not authentic", "retry"),
+    ReplyCode.SERVICE_REFUSED: ("the pod is there, its socket is missing or refuses", "retry"),
+    ReplyCode.TIMEOUT: ("not established within the deadline", "retry"),
+    ReplyCode.DRAINING: ("this agent is shutting down", "retry at once: another agent takes over the socket"),
+    ReplyCode.OVERLOADED: ("the agent is at a limit of its own", "retry with backoff"),
+    ReplyCode.NOT_READY: ("the agent has no usable configuration yet", "retry"),
+    ReplyCode.UNKNOWN_CLIENT: ("this socket belongs to no meshlet", "not retry"),
+    ReplyCode.INTERNAL_ERROR: ("a bug or a failing plugin; logged with the connection id", "retry"),
+}
 
 _FINAL: Final = frozenset(
     {
