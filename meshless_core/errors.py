@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "DiscoveryError",
     "IdentityError",
+    "InvalidDurationError",
     "InvalidNameError",
     "LocalProtocolError",
     "MeshlessError",
@@ -35,6 +36,10 @@ class MeshlessError(Exception):
 
 class InvalidNameError(MeshlessError, ValueError):
     """A service id, identity or DNS label does not have the form the product defines."""
+
+
+class InvalidDurationError(MeshlessError, ValueError):
+    """A text is not a duration as Go's `time.ParseDuration` defines it."""
 
 
 @attrs.frozen
