@@ -15,6 +15,7 @@ __all__ = [
     "BusError",
     "ConfigError",
     "DiscoveryError",
+    "DocumentError",
     "IdentityError",
     "InvalidDurationError",
     "InvalidNameError",
@@ -130,6 +131,10 @@ class IdentityError(MeshlessError):
 
 class BusError(MeshlessError):
     """The bus cannot be reached, read or written."""
+
+
+class DocumentError(MeshlessError):
+    """Bytes from the bus or the disk are not a document of the topic they came under; the last good document stays in force."""
 
 
 class SocketDirectoryError(MeshlessError):
