@@ -34,7 +34,7 @@ Every hook returns one spec. To provide two kinds, implement two hooks in one mo
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 import attrs
@@ -422,7 +422,7 @@ class Bus(Protocol):
         """
         ...
 
-    def subscribe(self, topics: frozenset[str]) -> AsyncIterator[BusUpdate]:
+    def subscribe(self, topics: frozenset[str]) -> AsyncGenerator[BusUpdate, None]:
         """Yield the present value of each of exactly these topics that has one, then every change, until closed.
 
         Close with `aclose()`. A slow reader gets the newest value per topic, never a growing queue. There are no wildcards.
