@@ -103,6 +103,10 @@ class Fields:
         """Whether the field is there and is an empty mapping or sequence."""
         return key in self._data and self._data[key] in ({}, [], ())
 
+    def is_list(self, key: str) -> bool:
+        """Whether the field is there and is a sequence."""
+        return isinstance(self._data.get(key), list | tuple)
+
     def is_zero(self, key: str) -> bool:
         """Whether the field is there and is the integer 0."""
         value = self._data.get(key)
