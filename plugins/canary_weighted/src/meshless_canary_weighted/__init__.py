@@ -1,1 +1,1 @@
-"""PENDING."""
+"""Canary selection for Meshless: every version gets exactly its declared share of new connections."""
