@@ -1,1 +1,1 @@
-"""PENDING."""
+"""Authorization for Meshless: a meshlet may use what it declares, if the service consents."""
