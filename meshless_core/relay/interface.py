@@ -1,7 +1,7 @@
 """What every relay engine promises, whatever it moves bytes between.
 
-Why a page of its own: the agent decides *that* bytes move and is told *how it ended*; it must not care which engine does it. This
-module does no I/O.
+Why a page of its own: the agent decides *that* bytes move and is told *how it ended*; it must not care which engine does it.
+This module does no I/O.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ MAX_REASON_CHARS: Final = 256
 """A reason is cut at this many characters: part of it may come from the peer."""
 
 Outcome = Literal["closed", "reset", "idle_timeout", "aborted", "error"]
-"""`closed`: both directions ended with an end-of-file and everything was delivered. `reset`: one end broke off. `idle_timeout`: no
-data for too long. `aborted`: `Relay.abort` was called. `error`: a violation of the protocol, or a bug of ours."""
+"""`closed`: both directions ended with an end-of-file and everything was delivered. `reset`: one end broke off.
+`idle_timeout`: no data for too long. `aborted`: `Relay.abort` was called. `error`: a protocol violation, or a bug of ours."""
 
 EndedBy = Literal["client", "service", "agent"]
 """Which side ended it: for `closed` the side whose end-of-file came first, for `reset` the side that broke off."""

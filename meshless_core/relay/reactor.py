@@ -1,33 +1,155 @@
-"""The data path's event loop: a bare epoll inside asyncio's."""
+"""The data path's event loop: a bare epoll inside asyncio's.
+
+Why: asyncio spends several microseconds per callback (a handle, a context, a queue), more than moving a small message costs. So
+the descriptors of the data path live in an epoll of their own, and asyncio watches only that epoll. One wake-up then serves
+batch after batch until nothing is ready, or until the budget is spent and the control path gets its turn.
+
+It must not block, and it must not know what its handlers do.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import select
+import time
 from collections.abc import Callable
+from typing import Final
+
+from meshless_core.relay.pipes import PipePool
+
+__all__ = ["BATCH", "BUDGET", "SCRATCH_BYTES", "Handler", "OnError", "Reactor"]
+
+BUDGET: Final = 0.002
+"""Seconds the data path may run before the control path gets its turn: what a new connection waits at most behind busy ones."""
+
+BATCH: Final = 128
+"""Most events taken per system call."""
+
+SCRATCH_BYTES: Final = 128 * 1024
+"""Bytes of the read buffer all connections of a reactor share; the most one connection can be left holding (ADR-0061)."""
 
 Handler = Callable[[int], None]
+"""Called with the `select.EPOLL*` bits that are set."""
+
+OnError = Callable[[Exception], None]
+"""Told that a handler raised, after its descriptor was dropped."""
+
+_log = logging.getLogger(__name__)
 
 
 class Reactor:
-    """Calls handlers of ready descriptors in batches. Lives in, and is driven by, one asyncio loop."""
+    """Calls the handlers of ready descriptors in batches. Level-triggered. Lives in one asyncio loop, belongs to its thread.
 
-    now: float
+    Attributes:
+        now: `time.monotonic()` in seconds at the start of the present batch: good enough for idle times, and free.
+        scratch: buffer a handler may use until it returns; its content is nobody's afterwards.
+        pipes: for handlers that splice.
+        loop: the asyncio loop, for timers.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        raise NotImplementedError
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        budget: float = BUDGET,
+        scratch_bytes: int = SCRATCH_BYTES,
+    ) -> None:
+        """Start watching.
 
-    def add(self, fd: int, events: int, handler: Handler) -> None:
-        """Watch `fd`."""
-        raise NotImplementedError
+        Args:
+            loop: the loop to live in; the reactor is driven by it until `close`.
+            budget: seconds one turn may last, see `BUDGET`.
+            scratch_bytes: size of `scratch`.
+        """
+        self.loop = loop
+        self.now = time.monotonic()
+        self.scratch = memoryview(bytearray(scratch_bytes))
+        self.pipes = PipePool()
+        self._budget = budget
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._on_error: dict[int, OnError] = {}
+        self._fresh: set[int] = set()
+        loop.add_reader(self._epoll.fileno(), self._turn)
 
-    def modify(self, fd: int, events: int) -> None:
-        """Change what is watched."""
-        raise NotImplementedError
+    def add(self, fd: int, events: int, handler: Handler, on_error: OnError | None = None) -> None:
+        """Watch a descriptor.
+
+        Args:
+            fd: the descriptor; its owner calls `remove` before closing it.
+            events: `select.EPOLLIN`, `EPOLLOUT` or both; errors and hang-ups are reported always.
+            handler: called with the events that are there; a handler that raises loses its descriptor.
+            on_error: told when that happened, so that the owner can end what it was doing.
+
+        Raises:
+            OSError: the kernel does not watch it (closed, already watched, not a socket or pipe).
+        """
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+        if on_error is not None:
+            self._on_error[fd] = on_error
+        self._fresh.add(fd)
+
+    def modify(self, fd: int, events: int, handler: Handler | None = None) -> None:
+        """Change the events watched for, and the handler if one is given."""
+        self._epoll.modify(fd, events)
+        if handler is not None:
+            self._handlers[fd] = handler
 
     def remove(self, fd: int) -> None:
-        """Watch no more."""
-        raise NotImplementedError
+        """Stop watching; its handler is not called again, not even for an event that was already fetched. Idempotent."""
+        if self._handlers.pop(fd, None) is None:
+            return
+        self._on_error.pop(fd, None)
+        try:
+            self._epoll.unregister(fd)
+        except OSError as error:  # its owner closed it first; the kernel has forgotten it already
+            _log.debug("descriptor %d was closed before it was removed: %s", fd, error)
 
     def close(self) -> None:
-        """Forget every descriptor (without closing them) and leave the loop."""
-        raise NotImplementedError
+        """Forget every descriptor (they are closed by their owners) and leave the loop. Idempotent."""
+        if not self._epoll.closed:
+            self.loop.remove_reader(self._epoll.fileno())
+            self._handlers.clear()
+            self._on_error.clear()
+            self._epoll.close()
+            self.pipes.close()
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def _turn(self) -> None:
+        """Serve batches until nothing is ready or the budget is spent."""
+        poll = self._epoll.poll
+        handlers = self._handlers
+        fresh = self._fresh
+        self.now = time.monotonic()
+        deadline = self.now + self._budget
+        while ready := poll(0, BATCH):
+            # A descriptor added while this batch runs may reuse the number of one that was closed in it: what was fetched
+            # for that number is not its event. Level-triggered: a real event of it comes again with the next batch.
+            fresh.clear()
+            for fd, events in ready:
+                handler = handlers.get(fd)
+                if handler is None or fd in fresh:
+                    continue
+                try:
+                    handler(events)
+                except Exception as error:  # noqa: BLE001 - one connection's bug must not stop the others
+                    self._drop(fd, handler, error)
+            if self._epoll.closed:
+                return
+            self.now = time.monotonic()
+            if self.now >= deadline:
+                return  # asyncio finds the epoll readable again and calls us after its own callbacks
+
+    def _drop(self, fd: int, handler: Handler, error: Exception) -> None:
+        """Stop serving a descriptor whose handler raised, and say so."""
+        _log.error("relay handler of descriptor %d failed, the descriptor is dropped", fd, exc_info=error)
+        if self._handlers.get(fd) is not handler:
+            return  # it had removed itself before it failed
+        on_error = self._on_error.get(fd)
+        self.remove(fd)
+        if on_error is not None:
+            on_error(error)

@@ -1,0 +1,86 @@
+"""How a connection's end is noticed, told and carried out: what the engines have in common about it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final, Protocol
+
+__all__ = ["IdleTimer", "close_with_reset", "describe"]
+
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+
+
+class _Active(Protocol):
+    """Something with a time of last activity."""
+
+    @property
+    def last_activity(self) -> float: ...
+
+
+class IdleTimer:
+    """Fires once nothing has moved for `timeout` seconds.
+
+    Lazy: activity only updates a float; the timer, when it comes due, looks at it and sleeps for the rest.
+    """
+
+    __slots__ = ("_handle", "_loop", "_on_idle", "_watched", "timeout")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, timeout: float | None, watched: _Active, on_idle: Callable[[], None]
+    ) -> None:
+        """Start.
+
+        Args:
+            loop: the loop whose clock `watched.last_activity` is in.
+            timeout: seconds; None never fires.
+            watched: whose activity counts.
+            on_idle: called once.
+        """
+        self.timeout = timeout
+        self._loop = loop
+        self._watched = watched
+        self._on_idle = on_idle
+        self._handle: asyncio.TimerHandle | None = None
+        if timeout is not None:
+            self._handle = loop.call_later(timeout, self._due)
+
+    def cancel(self) -> None:
+        """Never fire."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _due(self) -> None:
+        assert self.timeout is not None  # without one the timer is not started
+        at = self._watched.last_activity + self.timeout
+        if at <= self._loop.time():
+            self._handle = None
+            self._on_idle()
+        else:
+            self._handle = self._loop.call_at(at, self._due)
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """Close so that the peer sees a reset as far as the kernel lets us.
+
+    TCP: `SO_LINGER` of 0 sends RST. Unix: the peer sees ECONNRESET if we leave bytes of its unread, else end-of-file on
+    reading and EPIPE on writing; there is no other way (ADR-0060).
+    """
+    if sock.family != socket.AF_UNIX:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        except OSError:
+            sock.close()  # the kernel has broken it off already: there is nobody left to reset
+            return
+    sock.close()
+
+
+def describe(error: BaseException) -> str:
+    """An error in a few words for a reason: the system's text for an `OSError`, else type and message."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
+    return f"{type(error).__name__}: {error}"
