@@ -258,8 +258,7 @@ def _class_hook(cls: Any, converter: cattrs.Converter) -> Callable[[object, Any]
                     wrong.append((name, error))
             elif field.default is attrs.NOTHING:
                 wrong.append((None, _Wrong(f"required setting {name!r} is missing")))
-        if not wrong:
-            wrong = list(_validate(cls, found, fields))
+        wrong += _validate(cls, found, fields)
         if wrong:
             raise _Several(wrong)
         return cls(**found)
@@ -274,7 +273,8 @@ def _validate(
 
     A validator may look at other fields of its instance, so it gets one that was made without validation.
     """
-    if not any(field.validator for field in fields.values()):
+    missing = any(field.default is attrs.NOTHING and name not in found for name, field in fields.items())
+    if missing or not any(field.validator for field in fields.values()):
         return
     probe = object.__new__(cls)
     try:
