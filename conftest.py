@@ -10,6 +10,13 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# a busy machine is not a finding: no deadline, no complaint about slow generation; CI repeats the same examples each run
+settings.register_profile(
+    "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("house")
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
