@@ -49,6 +49,7 @@ _MAX_GROUPS: Final = 1_024
 """Groups whose states are kept at hand: far more than a service has versions, and a bound if nobody calls `retain`."""
 
 _NEVER: Final = float("-inf")
+_INFINITE: Final = float("inf")
 
 _Key = tuple[str, str, str]
 
@@ -77,7 +78,7 @@ class EndpointHealth:
     Attributes:
         latency: seconds, the faded average; None before the first connect.
         open: connections open from this node.
-        cost: what candidates are compared by.
+        cost: what candidates are compared by; None while ejected.
         failures: failed connects in a row, each after a return.
         ejected_for: seconds during which it is tried last, 0 if it is not ejected.
         on_trial: whether it has returned and one connection is finding out how it is.
@@ -85,7 +86,7 @@ class EndpointHealth:
 
     latency: float | None
     open: int
-    cost: float
+    cost: float | None
     failures: int
     ejected_for: float
     on_trial: bool
@@ -124,6 +125,7 @@ class Balancer:
         """
         self.rng = rng
         self._settings = settings or BalancerSettings()
+        self._floor, self._decay = self._settings.latency_floor, self._settings.latency_decay
         self._states: dict[_Key, _State] = {}
         self._bound: dict[VersionGroup, _Bound] = {}
         self._failing = 0
@@ -142,29 +144,29 @@ class Balancer:
         return self._order(self._bound.get(group) or self._bind(group), now)
 
     def _order(self, bound: _Bound, now: float) -> Iterator[Endpoint]:
-        ejected: list[_State] = []
+        tried: set[_State] = set()
         for tier in (bound.local, bound.remote):
             candidates: Sequence[_State] = tier
-            if self._failing:
-                ejected += (state for state in tier if now < state.until)
-                candidates = [state for state in tier if now >= state.until]
             while candidates:
                 picked = self._better_of_two(candidates, now)
+                if now < picked.until:
+                    # Both drawn ones are ejected: only now is it worth a look at all of them.
+                    candidates = [state for state in candidates if now >= state.until]
+                    continue
                 if picked.failures:
-                    picked.on_trial = True
-                    picked.until = now + self._settings.ejection_base
+                    picked.on_trial, picked.until = True, now + self._settings.ejection_base
+                tried.add(picked)
                 yield picked.endpoint
-                candidates = [state for state in candidates if state is not picked]
-        ejected.sort(key=attrgetter("ejected_at"))
-        for state in ejected:
+                candidates = [state for state in candidates if now >= state.until and state not in tried]
+        left = (state for states in (bound.local, bound.remote) for state in states if state not in tried)
+        for state in sorted(left, key=attrgetter("ejected_at")):
             yield state.endpoint
 
     def _better_of_two(self, candidates: Sequence[_State], now: float) -> _State:
         count = len(candidates)
         if count == 1:
             return candidates[0]
-        draw = self.rng()
-        i = int(draw * count)
+        i = int(self.rng() * count)
         if count == 2:
             j = 1 - i
         else:
@@ -174,9 +176,11 @@ class Balancer:
         return second if self._cost(second, now) < self._cost(first, now) else first
 
     def _cost(self, state: _State, now: float) -> float:
-        floor = self._settings.latency_floor
+        if now < state.until:
+            return _INFINITE
+        floor = self._floor
         if state.latency > floor:
-            latency = state.latency * exp((state.stamp - now) / self._settings.latency_decay)
+            latency = state.latency * exp((state.stamp - now) / self._decay)
             if latency > floor:
                 return latency * (state.open + 1)
         return floor * (state.open + 1)
@@ -199,7 +203,7 @@ class Balancer:
         """
         state = self._state(endpoint)
         if state.measured:
-            old = exp((state.stamp - now) / self._settings.latency_decay)
+            old = exp((state.stamp - now) / self._decay)
             state.latency = state.latency * old + latency_seconds * (1.0 - old)
         else:
             state.latency, state.measured = latency_seconds, True
@@ -241,9 +245,9 @@ class Balancer:
         """What is known about an endpoint. Changes nothing."""
         state = self._states.get(_key(endpoint)) or _State(endpoint)
         return EndpointHealth(
-            latency=state.latency * exp((state.stamp - now) / self._settings.latency_decay) if state.measured else None,
+            latency=state.latency * exp((state.stamp - now) / self._decay) if state.measured else None,
             open=state.open,
-            cost=self._cost(state, now),
+            cost=None if now < state.until else self._cost(state, now),
             failures=state.failures,
             ejected_for=max(0.0, state.until - now),
             on_trial=state.on_trial and now < state.until,
