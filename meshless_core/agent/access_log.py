@@ -1,0 +1,127 @@
+"""One JSON line per closed or refused connection, with the field names of the metrics' labels.
+
+Lines are formatted and written in batches, a fraction of a second later, so that a burst of short connections does not pay for
+its log one by one. At most `_MAX_LINES` wait; more are counted and the loss is logged, so memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshless_core.agent.connections import Connection
+from meshless_core.relay import RelayResult
+from meshless_core.types import MeshletRef, PodRef, ReplyCode, ServiceId
+
+__all__ = ["AccessLog"]
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS: Final = 0.25
+_MAX_LINES: Final = 20_000
+_MAX_TEXT: Final = 256
+
+
+class AccessLog:
+    """Collects entries and hands complete lines to `write`.
+
+    Args:
+        write: takes text that ends in a newline; may raise OSError, which is logged once and counted.
+        node: this node's name, part of every line.
+    """
+
+    def __init__(self, write: Callable[[str], object] | None, *, node: str) -> None:
+        self._write = write
+        self._node = node
+        self._entries: list[Callable[[], dict[str, Any]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.lost = 0
+        """Lines that could not be kept or written."""
+
+    def closed(self, connection: Connection, result: RelayResult) -> None:
+        """A connection that was established has ended."""
+        if self._write is not None:
+            ended = time.time()
+            self._add(lambda: self._closed(connection, result, ended))
+
+    def refused(
+        self,
+        connection_id: bytes,
+        reporter: str,
+        source: MeshletRef | None,
+        source_pod: PodRef | None,
+        service: ServiceId | None,
+        code: ReplyCode,
+        policy: str,
+        reason: str,
+    ) -> None:
+        """A request was answered with another code than OK."""
+        if self._write is not None:
+            at = time.time()
+            self._add(
+                lambda: {
+                    "time": at,
+                    "event": "refused",
+                    "node": self._node,
+                    "connection": connection_id.hex(),
+                    "reporter": reporter,
+                    "source": str(source) if source else None,
+                    "source_pod": str(source_pod) if source_pod else None,
+                    "service": str(service) if service else None,
+                    "code": code.name,
+                    "policy": policy,
+                    "reason": reason[:_MAX_TEXT],
+                }
+            )
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        entries, self._entries = self._entries, []
+        if not entries or self._write is None:
+            return
+        text = "".join(json.dumps(entry(), separators=(",", ":")) + "\n" for entry in entries)
+        try:
+            self._write(text)
+        except OSError as error:
+            self.lost += len(entries)
+            logger.error("access log: %d lines lost: %s", len(entries), error.strerror)
+
+    def _add(self, entry: Callable[[], dict[str, Any]]) -> None:
+        if len(self._entries) >= _MAX_LINES:
+            self.lost += 1
+            return
+        self._entries.append(entry)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
+
+    def _closed(self, connection: Connection, result: RelayResult, ended: float) -> dict[str, Any]:
+        return {
+            "time": ended,
+            "event": "closed",
+            "node": self._node,
+            "connection": connection.id.hex(),
+            "reporter": connection.reporter,
+            "transport": connection.transport,
+            "source": str(connection.source),
+            "source_pod": str(connection.source_pod) if connection.source_pod else None,
+            "service": str(connection.service),
+            "version": connection.endpoint.version,
+            "pod": str(connection.endpoint.pod),
+            "destination_node": connection.endpoint.node,
+            "peer": connection.peer or None,
+            "policy": connection.policy,
+            "outcome": result.outcome,
+            "ended_by": result.ended_by,
+            "reason": result.reason,
+            "connect_seconds": round(connection.connect_seconds, 6),
+            "duration_seconds": round(ended - connection.opened_at, 6),
+            "bytes_to_service": result.bytes_to_service,
+            "bytes_to_client": result.bytes_to_client,
+        }

@@ -1,0 +1,267 @@
+"""The node agent: puts the parts together, starts and stops them in order.
+
+Start: documents from disk, leaves, tunnels, admin, then the pods' listeners: nothing accepts before it can answer. Drain: the
+listeners first (connects wait in the backlog for the next agent), then wait for connections, then close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from meshless_core.agent.access_log import AccessLog
+from meshless_core.agent.admin import AdminServer
+from meshless_core.agent.admission import Admission
+from meshless_core.agent.authorizers import AuthorizerPanel
+from meshless_core.agent.client_side import ClientSide
+from meshless_core.agent.connections import ConnectionTable
+from meshless_core.agent.documents import DocumentStore
+from meshless_core.agent.inbound import InboundTunnels
+from meshless_core.agent.metrics import AgentMetrics
+from meshless_core.agent.outbound import OutboundTunnels
+from meshless_core.agent.recheck import Recheck
+from meshless_core.agent.report import AgentReport
+from meshless_core.agent.runtime import AgentRuntime
+from meshless_core.config import AgentSettings
+from meshless_core.documents import Document
+from meshless_core.hookspecs import (
+    Authorizer,
+    Bus,
+    CanarySelector,
+    CredentialsSource,
+    HandshakeProtocol,
+    InlineAuthorizer,
+    Transport,
+)
+from meshless_core.identity import LeafIssuer, LeafStore
+from meshless_core.relay import Reactor
+from meshless_core.routing import Balancers, BalancerSettings, compile_routes
+from meshless_core.socketd import PodSockets, SocketdClient
+from meshless_core.types import Identity, MeshletRef
+
+__all__ = ["Agent", "AgentParts"]
+
+logger = logging.getLogger(__name__)
+
+_VERSION: Final = "0.1.0"
+
+
+@attrs.frozen(kw_only=True)
+class AgentParts:
+    """What plugins contribute to an agent.
+
+    Attributes:
+        authorizers: name and object of each, in order.
+        canary: the canary selector.
+        handshakes: per first byte, the factory of the handshake that claims it.
+        transport: makes the tunnel transport from the agent's credentials.
+        bus: where documents come from.
+        plugins: rows for `/status`: kind, name, distribution, version.
+    """
+
+    authorizers: Sequence[tuple[str, Authorizer | InlineAuthorizer]]
+    canary: CanarySelector
+    handshakes: Mapping[int, Callable[[], HandshakeProtocol]]
+    transport: Callable[[CredentialsSource], Transport]
+    bus: Bus
+    plugins: Sequence[Mapping[str, object]] = ()
+
+
+class Agent:
+    """One node's agent. Life: `start`, then `drain` and `stop`; `stop` works after a half-failed `start` too.
+
+    Args:
+        node: name of the node.
+        trust_domain: the mesh's trust domain.
+        settings: the section `agent` of the configuration.
+        parts: what plugins contribute.
+        socketd: path of socketd's control socket.
+        issuer: where leaves come from.
+        write_access_log: takes complete lines; None for no access log.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        trust_domain: str,
+        settings: AgentSettings,
+        parts: AgentParts,
+        socketd: Path,
+        issuer: LeafIssuer,
+        write_access_log: Callable[[str], object] | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.node = node
+        self._settings = settings
+        state_dir = Path(settings.state_dir)
+        self.leaves = LeafStore(state_dir, trust_domain, issuer, on_rotated=self._rotated)
+        self.documents = DocumentStore(node, parts.bus, state_dir, self._documents_changed)
+        connections = ConnectionTable()
+        metrics = AgentMetrics(
+            connections, gauges=self._gauges, clock=time.monotonic, build={"version": _VERSION, "node": node}
+        )
+        self.runtime = AgentRuntime(
+            node=node,
+            trust_domain=trust_domain,
+            settings=settings,
+            loop=loop,
+            reactor=Reactor(loop),
+            panel=AuthorizerPanel(parts.authorizers, timeout=float(settings.authorize_timeout)),
+            canary=parts.canary,
+            handshakes=parts.handshakes,
+            balancers=Balancers(
+                random.random,
+                BalancerSettings(ejection_base=float(settings.ejection_base), ejection_max=float(settings.ejection_max)),
+            ),
+            connections=connections,
+            metrics=metrics,
+            access_log=AccessLog(write_access_log, node=node),
+        )
+        transport = parts.transport(self.leaves)
+        self._transport = transport
+        admission = Admission(self.runtime)
+        self.outbound = OutboundTunnels(self.runtime, transport, self.leaves)
+        self.inbound = InboundTunnels(self.runtime, admission, transport, self.leaves)
+        self._clients = ClientSide(self.runtime, admission, self.outbound)
+        self._recheck = Recheck(self.runtime, admission)
+        self.socketd = SocketdClient(node, socketd, on_added=self._pod_added, on_removed=self._pod_removed)
+        self.tunnel_address = ""
+        self._socketd_ready = False
+        report = AgentReport(self, parts.plugins)
+        self._admin = AdminServer(settings.admin or f"unix:{state_dir / 'admin.sock'}", report.handlers())
+
+    @property
+    def serving(self) -> bool:
+        """Whether socketd's first snapshot was taken over."""
+        return self._socketd_ready
+
+    async def start(self) -> None:
+        """Start everything; returns when connections are accepted.
+
+        Raises:
+            MeshlessError: what cannot be started, naming the setting or the path.
+        """
+        os.makedirs(self._settings.state_dir, mode=0o700, exist_ok=True)
+        await self.runtime.panel.start()
+        await self.leaves.start()
+        await self.documents.start()
+        self.tunnel_address = self.inbound.start(self._settings.tunnel_address)
+        await self._admin.start()
+        await self.socketd.start()
+        self.runtime.spawn(self._await_socketd(), "await-socketd")
+        logger.info("agent of node %s listens for tunnels on %s", self.node, self.tunnel_address)
+
+    async def drain(self) -> None:
+        """Accept nothing new, wait for live connections until the grace period is over, then cut the rest."""
+        self.runtime.draining = True
+        self._clients.stop()
+        self.inbound.stop_accepting()
+        live = len(self.runtime.connections)
+        timeout = float(self._settings.drain_timeout)
+        if live and timeout > 0:
+            logger.info("draining: %d connections have %g s", live, timeout)
+            try:
+                await asyncio.wait_for(self.runtime.connections.wait_empty(), timeout)
+            except TimeoutError:
+                logger.warning("draining: %d connections did not end in time and are cut", len(self.runtime.connections))
+        for connection in self.runtime.connections:
+            if connection.relay is not None:
+                connection.relay.abort("the agent is shutting down")
+
+    async def stop(self) -> None:
+        """Release everything."""
+        self.runtime.draining = True
+        await self.socketd.stop()
+        self._clients.stop()
+        for connection in self.runtime.connections:
+            if connection.relay is not None:
+                connection.relay.abort("the agent is shutting down")
+        self.inbound.close()
+        self.outbound.close()
+        await self.runtime.cancel_tasks()
+        await self._admin.stop()
+        await self.documents.stop()
+        await self.leaves.stop()
+        await self.runtime.panel.stop()
+        for pod in self.runtime.pods.values():
+            pod.close()
+        self.runtime.pods.clear()
+        self.runtime.access_log.flush()
+        self.runtime.reactor.close()
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def _documents_changed(self, documents: Mapping[str, Document]) -> None:
+        runtime = self.runtime
+        runtime.table = compile_routes(self.node, documents.values(), runtime.table)
+        runtime.balancers.retain(runtime.table)
+        self._require_leaves()
+        self._recheck.run()
+
+    def _pod_added(self, pod: PodSockets) -> None:
+        self.runtime.pods[pod.placement.uid] = pod
+        self._clients.add(pod)
+        self._require_leaves()
+
+    def _pod_removed(self, uid: str) -> None:
+        self._clients.remove(uid)
+        pod = self.runtime.pods.pop(uid, None)
+        if pod is not None:
+            pod.close()
+        self._require_leaves()
+
+    async def _await_socketd(self) -> None:
+        await self.socketd.wait_snapshot()
+        self._socketd_ready = True
+        self._require_leaves()
+
+    def _require_leaves(self) -> None:
+        """Hold leaves for the meshlets of our own pods, no others; not before the first snapshot says which they are."""
+        if self._socketd_ready:
+            self.leaves.require(self.meshlets())
+
+    def meshlets(self) -> set[MeshletRef]:
+        """The meshlets of the pods on this node."""
+        return {pod.placement.meshlet for pod in self.runtime.pods.values() if pod.placement.meshlet is not None}
+
+    def _rotated(self, identity: Identity) -> None:
+        logger.info("credentials of %s changed; live connections go on, warm tunnels are closed", identity)
+        self.runtime.loop.call_soon(self._flush_tunnels)
+
+    def _flush_tunnels(self) -> None:
+        self.outbound.flush()
+        self.inbound.flush()
+
+    # --- telling -----------------------------------------------------------------------------------------------------
+
+    def _gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
+        age = self.documents.age_seconds()
+        revisions = self.runtime.table.revisions.values() if self.runtime.table else ()
+        expiry: dict[tuple[str, ...], float] = {
+            (identity.namespace, identity.meshlet): at - time.time() for identity, at in self.leaves.expiries.items()
+        }
+        return {
+            "meshless_handshakes_pending": {(): float(self.runtime.handshaking)},
+            "meshless_tunnel_sessions": {
+                ("client", "idle"): float(self.outbound.idle),
+                ("client", "active"): float(self.outbound.active),
+                ("server", "idle"): float(self.inbound.idle),
+                ("server", "active"): float(self.inbound.active),
+                ("server", "authenticating"): float(self.inbound.authenticating),
+            },
+            "meshless_pods": {(): float(len(self.runtime.pods))},
+            "meshless_config_generation": {(): float(max((r.generation for r in revisions), default=0))},
+            "meshless_config_age_seconds": {(): age} if age is not None else {},
+            "meshless_bus_connected": {(): float(self.documents.connected)},
+            "meshless_access_log_lost_lines_total": {(): float(self.runtime.access_log.lost)},
+            "meshless_certificate_expiry_seconds": expiry,
+        }

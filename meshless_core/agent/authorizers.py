@@ -1,0 +1,149 @@
+"""Asks the authorizers and turns every mistake of theirs into a no.
+
+Inline authorizers are asked where the connection is. All others run on a thread with an event loop of its own: one that blocks,
+hangs or loops stops no data and no other decision than its own, which are denied after the timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar, cast
+
+import attrs
+
+from meshless_core.hookspecs import Authorizer, InlineAuthorizer
+from meshless_core.routing import combine
+from meshless_core.types import AuthorizationRequest, Decision, Verdict
+
+__all__ = ["AuthorizerPanel", "PanelDecision"]
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+@attrs.frozen
+class PanelDecision:
+    """The combined decision and what each authorizer said, in order."""
+
+    final: Decision
+    answers: tuple[Decision, ...]
+
+
+class AuthorizerPanel:
+    """All active authorizers, in the order of the configuration.
+
+    Args:
+        authorizers: name and object of each.
+        timeout: seconds an authorizer may take.
+    """
+
+    def __init__(self, authorizers: Sequence[tuple[str, Authorizer | InlineAuthorizer]], *, timeout: float) -> None:
+        self._inline = [(name, one.authorize_inline) for name, one in authorizers if isinstance(one, InlineAuthorizer)]
+        self._waiting = [(name, one) for name, one in authorizers if not isinstance(one, InlineAuthorizer)]
+        self._timeout = timeout
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self.inline_only = not self._waiting
+        """Whether `ask_inline` alone decides."""
+
+    async def start(self) -> None:
+        """Start the thread, and on it the authorizers that have a `start`. Nothing happens if all are inline.
+
+        Raises:
+            Exception: whatever a plugin's `start` raised.
+        """
+        if self.inline_only:
+            return
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name="authorizers", daemon=True)
+        self._thread.start()
+        for _, one in self._waiting:
+            start = cast("Callable[[], Awaitable[None]] | None", getattr(one, "start", None))
+            if start is not None:
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_call(start), loop))
+
+    async def stop(self) -> None:
+        """Stop the authorizers and the thread. One that hangs is left behind with its daemon thread after the timeout."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        for name, one in reversed(self._waiting):
+            stop = cast("Callable[[], Awaitable[None]] | None", getattr(one, "stop", None))
+            if stop is None:
+                continue
+            try:
+                future = asyncio.run_coroutine_threadsafe(_call(stop), loop)
+                await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+            except Exception:
+                logger.warning("authorizer %s did not stop", name, exc_info=True)
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(thread.join, self._timeout)
+        if thread.is_alive():
+            logger.error("an authorizer blocks its thread; leaving it behind")
+        else:
+            loop.close()
+        self._loop = self._thread = None
+
+    def ask_inline(self, request: AuthorizationRequest) -> Decision:
+        """The combined decision of the inline authorizers; final only if `inline_only`."""
+        answers = []
+        for name, authorize in self._inline:
+            try:
+                answer = authorize(request)
+                verdict = answer.verdict
+            except Exception as error:  # noqa: BLE001 - a plugin that raises means no
+                answer = _failed(name, request, error)
+                verdict = answer.verdict
+            if verdict is Verdict.DENY:
+                return answer
+            answers.append(answer)
+        return combine(answers)
+
+    async def ask(self, request: AuthorizationRequest) -> PanelDecision:
+        """Everybody's answer; the slow ones are asked at the same time."""
+        answers: list[Decision] = []
+        for name, authorize in self._inline:
+            try:
+                answers.append(_checked(name, authorize(request)))
+            except Exception as error:  # noqa: BLE001 - a plugin that raises means no
+                answers.append(_failed(name, request, error))
+        answers += await asyncio.gather(*(self._ask_one(name, one, request) for name, one in self._waiting))
+        return PanelDecision(combine(answers), tuple(answers))
+
+    async def _ask_one(self, name: str, one: Authorizer, request: AuthorizationRequest) -> Decision:
+        if self._loop is None:
+            return Decision(Verdict.DENY, name, f"authorizer {name} is not running")
+        future = asyncio.run_coroutine_threadsafe(_call(lambda: one.authorize(request)), self._loop)
+        try:
+            answer: Decision = await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+            return _checked(name, answer)
+        except TimeoutError:
+            future.cancel()
+            logger.error("authorizer %s did not answer within %s s for %s; denied", name, self._timeout, request.target)
+            return Decision(Verdict.DENY, name, f"authorizer {name} did not answer within {self._timeout:g} s")
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - a plugin that raises means no
+            return _failed(name, request, error)
+
+
+async def _call(function: Callable[[], Awaitable[_T]]) -> _T:
+    return await function()
+
+
+def _checked(name: str, answer: object) -> Decision:
+    if not isinstance(answer, Decision) or not isinstance(answer.verdict, Verdict):
+        raise TypeError(f"authorizer {name} answered {type(answer).__name__}, not a Decision")
+    return answer
+
+
+def _failed(name: str, request: AuthorizationRequest, error: Exception) -> Decision:
+    with contextlib.suppress(Exception):
+        logger.error("authorizer %s failed for %s -> %s; denied", name, request.source, request.target, exc_info=error)
+    return Decision(Verdict.DENY, name, f"authorizer {name} failed with {type(error).__name__}; see the agent's log")

@@ -1,0 +1,504 @@
+"""One client of this node, from accept to relay.
+
+The common case (request already there, authorizers inline, service on this node) runs from accept to relay in one callback
+without a task, a timer or a second look at epoll. Whatever has to wait leaves that path: a slow client, an authorizer that
+waits, a full backlog, a tunnel.
+
+Until the reply no application byte has moved, so the next endpoint is always tried, within the deadline. Every connection gets
+a reply; which listener accepted it is who the client is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol
+
+from meshless_core.agent.admission import Admission, Admitted
+from meshless_core.agent.connections import Connection
+from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, deliver
+from meshless_core.agent.outbound import OutboundTunnels, TunnelOpening
+from meshless_core.agent.runtime import AgentRuntime
+from meshless_core.errors import RemoteProtocolError
+from meshless_core.hookspecs import CanaryRequest, HandshakeProtocol, HandshakeRequest
+from meshless_core.relay import FramedSession, RelayResult, relay_plain
+from meshless_core.routing import Attempts, Balancer, Refusal, Route, attempts
+from meshless_core.socketd import PodSockets
+from meshless_core.tunnel import OpenReply, OpenRequest
+from meshless_core.types import Endpoint, Identity, ReplyCode
+
+__all__ = ["ClientConnection", "Entrance"]
+
+logger = logging.getLogger(__name__)
+
+_READ_BYTES: Final = 16 * 1024
+_MAX_REQUEST_BYTES: Final = 64 * 1024
+_HANGUP_ONLY: Final = 0  # EPOLLHUP and EPOLLERR are always reported
+_EJECTS: Final = frozenset({ReplyCode.TUNNEL_FAILED, ReplyCode.SERVICE_REFUSED, ReplyCode.TIMEOUT, ReplyCode.INTERNAL_ERROR})
+_FINAL: Final = frozenset({ReplyCode.ACCESS_DENIED, ReplyCode.SERVICE_NOT_FOUND})
+
+
+class Entrance(Protocol):
+    """Where a client came in: the listener that is its identity.
+
+    Attributes:
+        runtime: the agent's shared state.
+        admission: decides.
+        tunnels: to other agents.
+        pod: the client's pod.
+        handshaking: how many requests of this pod are incomplete.
+    """
+
+    runtime: AgentRuntime
+    admission: Admission
+    tunnels: OutboundTunnels
+    pod: PodSockets
+    handshaking: int
+
+
+class ClientConnection:
+    """One client from accept to relay. States: reading -> deciding -> connecting -> over (relayed, refused or gone)."""
+
+    __slots__ = (
+        "_attempts",
+        "_balancer",
+        "_client",
+        "_counted",
+        "_endpoint",
+        "_entrance",
+        "_failure",
+        "_handshake",
+        "_id",
+        "_opening",
+        "_over",
+        "_policy",
+        "_read",
+        "_request",
+        "_route",
+        "_runtime",
+        "_started",
+        "_task",
+        "_timer",
+        "_tried",
+        "_watched",
+    )
+
+    def __init__(self, entrance: Entrance, client: socket.socket) -> None:
+        self._entrance = entrance
+        self._runtime = entrance.runtime
+        self._client = client
+        self._id = self._runtime.ids.new()
+        self._handshake: HandshakeProtocol | None = None
+        self._request: HandshakeRequest | None = None
+        self._read = 0
+        self._over = False
+        self._watched = False
+        self._counted = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._opening: TunnelOpening | None = None
+        self._route: Route | None = None
+        self._balancer: Balancer | None = None
+        self._attempts: Attempts | None = None
+        self._endpoint: Endpoint | None = None
+        self._failure: Refusal | None = None
+        self._policy = ""
+        self._started = 0.0
+        self._tried = 0.0
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Read what is there already; wait for the rest."""
+        if self._entrance.handshaking >= self._runtime.settings.max_handshakes_per_pod:
+            self._refuse(ReplyCode.OVERLOADED, "agent", "this pod has too many incomplete handshakes")
+            return
+        self._count("handshaking")
+        self._on_readable(0)
+
+    def _on_readable(self, _events: int) -> None:
+        try:
+            data = self._client.recv(_READ_BYTES)
+        except BlockingIOError:
+            self._await_request()
+            return
+        except OSError as error:
+            self._gone(f"client broke off before its request was complete: {error.strerror}")
+            return
+        if self._handshake is None and not data:
+            self._gone("client closed without a request")
+            return
+        self._read += len(data)
+        try:
+            handshake = self._handshake
+            if handshake is None:
+                factory = self._runtime.handshakes.get(data[0])
+                if factory is None:
+                    self._refuse(ReplyCode.UNSUPPORTED_VERSION, "agent", f"no handshake claims the first byte 0x{data[0]:02x}")
+                    return
+                handshake = self._handshake = factory()
+            request = handshake.receive_data(data)
+        except RemoteProtocolError as error:
+            self._refuse(ReplyCode(error.code), "handshake", str(error))
+            return
+        except Exception:
+            logger.exception("handshake plugin failed on connection %s", self._id.hex())
+            self._refuse(ReplyCode.INTERNAL_ERROR, "handshake", "the handshake plugin failed")
+            return
+        if request is not None:
+            self._decide(request)
+        elif not data or self._read > _MAX_REQUEST_BYTES:
+            self._refuse(
+                ReplyCode.MALFORMED_REQUEST, "handshake", "the request ended, or grew too long, before it was complete"
+            )
+        else:
+            self._await_request()
+
+    def _await_request(self) -> None:
+        if self._timer is None:
+            self._timer = self._runtime.loop.call_later(self._runtime.settings.handshake_timeout, self._handshake_expired)
+            self._watch(select.EPOLLIN, self._on_readable)
+
+    def _handshake_expired(self) -> None:
+        self._timer = None
+        seconds = self._runtime.settings.handshake_timeout
+        self._refuse(ReplyCode.TIMEOUT, "handshake", f"the request was not complete within {seconds:g} s")
+
+    # --- deciding ----------------------------------------------------------------------------------------------------
+
+    def _decide(self, request: HandshakeRequest) -> None:
+        runtime = self._runtime
+        self._request = request
+        self._started = time.monotonic()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if runtime.draining:
+            self._refuse(ReplyCode.DRAINING, "agent", "this agent is shutting down")
+            return
+        if len(runtime.connections) + runtime.establishing >= runtime.settings.max_connections:
+            limit = runtime.settings.max_connections
+            self._refuse(ReplyCode.OVERLOADED, "agent", f"this agent has its agent.max_connections of {limit}")
+            return
+        self._count("establishing")
+        placement = self._entrance.pod.placement
+        admission = self._entrance.admission
+        if admission.inline_only:
+            self._settle(admission.decide_inline(placement.meshlet, placement.pod, request.service_id, "client"))
+        else:
+            self._wait()
+            self._task = runtime.spawn(self._decide_slowly(admission, request), "decide")
+
+    async def _decide_slowly(self, admission: Admission, request: HandshakeRequest) -> None:
+        placement = self._entrance.pod.placement
+        outcome = await admission.decide(placement.meshlet, placement.pod, request.service_id, "client")
+        self._task = None
+        if not self._over:
+            self._settle(outcome)
+
+    def _settle(self, outcome: Admitted | Refusal) -> None:
+        if isinstance(outcome, Refusal):
+            self._refuse(outcome.code, outcome.policy, outcome.reason)
+            return
+        request = self._request
+        assert request is not None
+        route = outcome.route.for_wishes(request.sticky_key, request.version_pin)
+        self._policy = outcome.policy
+        try:
+            version = self._choose(route, request)
+            self._balancer = self._runtime.balancers.of(route)
+            self._attempts = attempts(route, version, self._balancer, self._started)
+        except Exception:
+            logger.exception("canary selector failed on connection %s to %s", self._id.hex(), request.service_id)
+            self._refuse(ReplyCode.INTERNAL_ERROR, "canary", "the canary selector failed")
+            return
+        self._route = route
+        self._try_next()
+
+    def _choose(self, route: Route, request: HandshakeRequest) -> str | None:
+        if len(route.shares) == 1:
+            return route.shares[0].version  # one version is no choice
+        wish = CanaryRequest(request.service_id, route.shares, request.sticky_key, request.version_pin)
+        return self._runtime.canary.choose(wish)
+
+    # --- connecting --------------------------------------------------------------------------------------------------
+
+    def _try_next(self) -> None:
+        assert self._attempts is not None
+        runtime = self._runtime
+        for attempt in self._attempts:
+            self._endpoint = attempt.endpoint
+            if attempt.endpoint.node != runtime.node:
+                self._open_tunnel(attempt.endpoint)
+                return
+            self._tried = time.monotonic()
+            if self._try_local(attempt.endpoint):
+                return
+        failure = self._failure
+        if failure is None:
+            self._refuse(ReplyCode.NO_ENDPOINT, "routing", "no endpoint is left to try")
+        elif self._attempts.was_limited:
+            self._refuse(ReplyCode.CONNECTION_LIMIT, "routing", "maxConn is reached on every eligible pod")
+        else:
+            self._refuse(failure.code, failure.policy, failure.reason)
+
+    def _try_local(self, endpoint: Endpoint) -> bool:
+        """Whether this endpoint settled it, or still may (a full backlog)."""
+        assert self._route is not None
+        outcome = deliver(self._runtime, self._route, endpoint.pod, endpoint.uid)
+        if isinstance(outcome, socket.socket):
+            self._relay_local(endpoint, outcome)
+            return True
+        if outcome is None:
+            if time.monotonic() - self._tried < self._runtime.settings.endpoint_timeout:
+                self._wait()
+                self._timer = self._runtime.loop.call_later(BACKLOG_RETRY_SECONDS, self._retry_local, endpoint)
+                return True
+            outcome = DeliveryFailure(ReplyCode.SERVICE_REFUSED, f"pod {endpoint.pod}: its backlog stays full")
+        self._attempt_failed(endpoint, outcome.code, outcome.text)
+        return False
+
+    def _retry_local(self, endpoint: Endpoint) -> None:
+        self._timer = None
+        if not self._over and not self._expired() and not self._try_local(endpoint):
+            self._try_next()
+
+    def _open_tunnel(self, endpoint: Endpoint) -> None:
+        runtime = self._runtime
+        request, source = self._request, self._entrance.pod.placement.meshlet
+        assert request is not None
+        assert source is not None
+        if self._expired():
+            return
+        self._tried = time.monotonic()
+        remaining = min(runtime.settings.endpoint_timeout, self._deadline() - self._tried)
+        service = request.service_id
+        self._wait()
+        self._opening = self._entrance.tunnels.open(
+            endpoint.address,
+            Identity(runtime.trust_domain, source.namespace, source.name),
+            Identity(runtime.trust_domain, service.namespace, service.meshlet),
+            OpenRequest(
+                connection_id=self._id,
+                service=service,
+                pod=endpoint.pod,
+                pod_uid=endpoint.uid,
+                version=endpoint.version,
+                source_pod=self._entrance.pod.placement.pod,
+                deadline_ms=max(int(remaining * 1000), 1),
+            ),
+            remaining,
+            partial(self._tunnel_opened, endpoint),
+        )
+
+    def _tunnel_opened(self, endpoint: Endpoint, session: FramedSession | None, reply: OpenReply) -> None:
+        self._opening = None
+        if session is not None:
+            self._relay_tunnel(endpoint, session)
+            return
+        self._attempt_failed(endpoint, reply.code, f"agent of node {endpoint.node}: {reply.reason}")
+        if reply.code in _FINAL:
+            self._refuse(reply.code, "destination", reply.reason)
+        elif not self._expired():
+            self._try_next()
+
+    def _attempt_failed(self, endpoint: Endpoint, code: ReplyCode, reason: str) -> None:
+        assert self._attempts is not None
+        assert self._balancer is not None
+        logger.info("connection %s: %s for pod %s: %s", self._id.hex(), code.name, endpoint.pod, reason)
+        self._failure = Refusal(code, "routing", reason)
+        if code is ReplyCode.CONNECTION_LIMIT:
+            self._attempts.limited()
+        elif code in _EJECTS:
+            self._balancer.on_failed(endpoint, time.monotonic())
+
+    def _deadline(self) -> float:
+        assert self._request is not None
+        limit: float = self._runtime.settings.connect_timeout
+        if self._request.timeout is not None:
+            limit = min(limit, self._request.timeout)
+        return self._started + limit
+
+    def _expired(self) -> bool:
+        """Whether the whole deadline has passed; then the client is told so."""
+        if time.monotonic() < self._deadline():
+            return False
+        last = f"; last: {self._failure.reason}" if self._failure else ""
+        self._refuse(ReplyCode.TIMEOUT, "agent", f"not established within {self._deadline() - self._started:g} s{last}")
+        return True
+
+    # --- over --------------------------------------------------------------------------------------------------------
+
+    def _relay_local(self, endpoint: Endpoint, service: socket.socket) -> None:
+        runtime, route = self._runtime, self._route
+        assert route is not None
+        connection = self._connection(endpoint, local=True)
+        if not self._end(ReplyCode.OK):
+            service.close()
+            runtime.slots.give_back(endpoint.uid, route.service.service)
+            return
+        runtime.opened(connection, self._balancer)
+        connection.relay = relay_plain(
+            runtime.reactor,
+            self._client,
+            service,
+            early=self._early(),
+            idle_timeout=route.idle_timeout,
+            on_close=partial(runtime.closed, connection, self._balancer),
+        )
+
+    def _relay_tunnel(self, endpoint: Endpoint, session: FramedSession) -> None:
+        runtime, route, tunnels = self._runtime, self._route, self._entrance.tunnels
+        assert route is not None
+        connection = self._connection(endpoint, local=False)
+        if not self._end(ReplyCode.OK):
+            session.abort("the client is gone")
+            tunnels.discard(session)
+            return
+        runtime.opened(connection, self._balancer)
+        connection.relay = session.relay(
+            self._client,
+            early=self._early(),
+            idle_timeout=route.idle_timeout,
+            on_close=partial(self._tunnel_closed, runtime, tunnels, session, connection, self._balancer),
+        )
+
+    @staticmethod
+    def _tunnel_closed(
+        runtime: AgentRuntime,
+        tunnels: OutboundTunnels,
+        session: FramedSession,
+        connection: Connection,
+        balancer: Balancer | None,
+        result: RelayResult,
+        reusable: bool,
+    ) -> None:
+        runtime.closed(connection, balancer, result)
+        if reusable:
+            tunnels.release(session)
+        else:
+            tunnels.discard(session)
+
+    def _connection(self, endpoint: Endpoint, *, local: bool) -> Connection:
+        request, placement = self._request, self._entrance.pod.placement
+        assert request is not None
+        assert placement.meshlet is not None
+        assert self._balancer is not None
+        now = time.monotonic()
+        self._balancer.on_connected(endpoint, now - self._tried, now)
+        return Connection(
+            id=self._id,
+            reporter="both" if local else "source",
+            transport="local" if local else "tunnel",
+            source=placement.meshlet,
+            source_pod=placement.pod,
+            service=request.service_id,
+            endpoint=endpoint,
+            peer="" if local else endpoint.address,
+            policy=self._policy,
+            connect_seconds=now - self._started,
+        )
+
+    def _early(self) -> bytes:
+        return self._handshake.trailing_data if self._handshake is not None else b""
+
+    def _refuse(self, code: ReplyCode, policy: str, reason: str) -> None:
+        runtime, placement = self._runtime, self._entrance.pod.placement
+        service = self._request.service_id if self._request is not None else None
+        known = service if service and runtime.table and runtime.table.route(service) else None
+        runtime.metrics.refused("source", placement.meshlet, known, code)
+        runtime.access_log.refused(self._id, "source", placement.meshlet, placement.pod, service, code, policy, reason)
+        if self._end(code, reason):
+            _close_after_reply(self._client)
+
+    def _gone(self, reason: str) -> None:
+        """The client left: there is nobody to reply to."""
+        logger.debug("connection %s: %s", self._id.hex(), reason)
+        self._release()
+        self._client.close()
+
+    def _on_hangup(self, _events: int) -> None:
+        placement = self._entrance.pod.placement
+        service = self._request.service_id if self._request is not None else None
+        self._runtime.access_log.refused(
+            self._id,
+            "source",
+            placement.meshlet,
+            placement.pod,
+            service,
+            ReplyCode.INTERNAL_ERROR,
+            "client",
+            "the client closed before it was answered",
+        )
+        self._gone("client closed while its connection was being made")
+
+    def _end(self, code: ReplyCode, reason: str = "") -> bool:
+        """Leave this object's care: stop waiting, reply. False if the client is gone (its socket is then closed)."""
+        self._release()
+        handshake = self._handshake
+        try:
+            reply = bytes((1, code)) if handshake is None else handshake.reply(code, reason)
+            if self._client.send(reply) == len(reply):
+                return True
+            logger.warning("connection %s: the reply did not fit the socket", self._id.hex())
+        except OSError as error:
+            logger.debug("connection %s: client gone before the reply: %s", self._id.hex(), error.strerror)
+        except Exception:
+            logger.exception("handshake plugin failed to reply on connection %s", self._id.hex())
+        self._client.close()
+        return False
+
+    def _release(self) -> None:
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+        if self._watched:
+            self._runtime.reactor.remove(self._client.fileno())
+            self._watched = False
+        self._count("")
+
+    def _wait(self) -> None:
+        """From here on something else is waited for; notice if the client closes meanwhile."""
+        self._watch(_HANGUP_ONLY, self._on_hangup)
+
+    def _watch(self, events: int, handler: Callable[[int], None]) -> None:
+        reactor = self._runtime.reactor
+        if self._watched:
+            reactor.remove(self._client.fileno())
+        reactor.add(self._client.fileno(), events, handler)
+        self._watched = True
+
+    def _count(self, phase: str) -> None:
+        """Move this connection to another of the runtime's counts."""
+        runtime = self._runtime
+        if self._counted == "handshaking":
+            self._entrance.handshaking -= 1
+            runtime.handshaking -= 1
+        elif self._counted == "establishing":
+            runtime.establishing -= 1
+        if phase == "handshaking":
+            self._entrance.handshaking += 1
+            runtime.handshaking += 1
+        elif phase == "establishing":
+            runtime.establishing += 1
+        self._counted = phase
+
+
+def _close_after_reply(client: socket.socket) -> None:
+    """Close so that the client reads the reply and then end-of-file, not a reset, although it may have sent more."""
+    with contextlib.suppress(OSError):
+        client.recv(_READ_BYTES)
+    client.close()

@@ -1,0 +1,98 @@
+"""The listeners of this node's pods: accepts clients and hands each to its own `ClientConnection`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import select
+from typing import Final
+
+from meshless_core.agent.admission import Admission
+from meshless_core.agent.client_connection import ClientConnection
+from meshless_core.agent.outbound import OutboundTunnels
+from meshless_core.agent.runtime import AgentRuntime
+from meshless_core.socketd import PodSockets
+
+__all__ = ["ClientSide"]
+
+logger = logging.getLogger(__name__)
+
+_ACCEPTS_PER_WAKE: Final = 64
+_PAUSE_SECONDS: Final = 0.1
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class ClientSide:
+    """The listeners of all local pods."""
+
+    def __init__(self, runtime: AgentRuntime, admission: Admission, tunnels: OutboundTunnels) -> None:
+        self.runtime = runtime
+        self.admission = admission
+        self.tunnels = tunnels
+        self._listeners: dict[str, _PodListener] = {}
+
+    def add(self, pod: PodSockets) -> None:
+        """Begin to accept connections of a pod."""
+        self._listeners[pod.placement.uid] = _PodListener(self, pod)
+
+    def remove(self, uid: str) -> None:
+        """Stop accepting connections of a pod that is gone."""
+        listener = self._listeners.pop(uid, None)
+        if listener is not None:
+            listener.stop()
+
+    def stop(self) -> None:
+        """Stop accepting everywhere; connects wait in the listeners' backlogs for the next agent."""
+        for listener in self._listeners.values():
+            listener.stop()
+        self._listeners.clear()
+
+
+class _PodListener:
+    """Accepts for one pod, and bounds how many of its requests may be incomplete."""
+
+    def __init__(self, side: ClientSide, pod: PodSockets) -> None:
+        self.runtime = side.runtime
+        self.admission = side.admission
+        self.tunnels = side.tunnels
+        self.pod = pod
+        self.handshaking = 0
+        self._listening = True
+        self._pause: asyncio.TimerHandle | None = None
+        side.runtime.reactor.add(pod.listener.fileno(), select.EPOLLIN, self._on_ready)
+
+    def stop(self) -> None:
+        """Accept no more."""
+        if self._pause is not None:
+            self._pause.cancel()
+        elif self._listening:
+            self.runtime.reactor.remove(self.pod.listener.fileno())
+        self._listening = False
+
+    def _on_ready(self, _events: int) -> None:
+        accept = self.pod.listener.accept
+        for _ in range(_ACCEPTS_PER_WAKE):
+            if not self._listening:
+                return
+            try:
+                client, _address = accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self._pause_accepting(error)
+                    return
+                continue
+            client.setblocking(False)
+            ClientConnection(self, client).begin()
+
+    def _pause_accepting(self, error: OSError) -> None:
+        """Without descriptors a level-triggered listener would spin: look away for a moment, clients wait in the backlog."""
+        logger.error("cannot accept for pod %s: %s; raise the limit of open files", self.pod.placement.pod, error.strerror)
+        self.runtime.reactor.remove(self.pod.listener.fileno())
+        self._pause = self.runtime.loop.call_later(_PAUSE_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self.runtime.reactor.add(self.pod.listener.fileno(), select.EPOLLIN, self._on_ready)

@@ -1,0 +1,122 @@
+"""The live connections of an agent: one table, from open to close.
+
+It is what `meshless connections` shows, what a policy change walks through, and what a drain waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import attrs
+
+from meshless_core.relay import Relay
+from meshless_core.types import Endpoint, MeshletRef, PodRef, ServiceId
+
+__all__ = ["Connection", "ConnectionIds", "ConnectionTable", "Reporter", "TransportName"]
+
+Reporter = Literal["source", "destination", "both"]
+"""Which side this agent is on: `both` when client and service are on its own node."""
+
+TransportName = Literal["local", "tunnel"]
+
+
+class ConnectionIds:
+    """16-byte connection ids: unique without asking the kernel for randomness each time; not a secret."""
+
+    def __init__(self) -> None:
+        self._prefix: Final = os.urandom(10)
+        self._next = itertools.count(1).__next__
+
+    def new(self) -> bytes:
+        """Another id."""
+        return self._prefix + self._next().to_bytes(6, "big")
+
+
+@attrs.define(eq=False)
+class Connection:
+    """One established connection.
+
+    Attributes:
+        id: 16 bytes, the same at both agents.
+        reporter: which side this agent is on.
+        transport: how it leaves the node, if it does.
+        source: the client's meshlet.
+        source_pod: the client's pod; told by the other agent if `reporter` is "destination".
+        service: the service.
+        endpoint: the pod that serves it.
+        peer: address of the other agent, empty without one.
+        policy: name of the policy that allowed it.
+        opened_at: Unix time in seconds.
+        connect_seconds: from the complete request to the reply.
+        relay: moves the bytes; None only while the connection is being made.
+    """
+
+    id: bytes
+    reporter: Reporter
+    transport: TransportName
+    source: MeshletRef
+    source_pod: PodRef | None
+    service: ServiceId
+    endpoint: Endpoint
+    peer: str
+    policy: str
+    connect_seconds: float
+    opened_at: float = attrs.field(factory=time.time)
+    relay: Relay | None = None
+
+    def to_dict(self, now: float, monotonic: float) -> dict[str, object]:
+        """For JSON. `now` is Unix time, `monotonic` the relay's clock, both in seconds."""
+        relay = self.relay
+        return {
+            "id": self.id.hex(),
+            "reporter": self.reporter,
+            "transport": self.transport,
+            "source": str(self.source),
+            "source_pod": str(self.source_pod) if self.source_pod else None,
+            "service": str(self.service),
+            "version": self.endpoint.version,
+            "pod": str(self.endpoint.pod),
+            "node": self.endpoint.node,
+            "peer": self.peer or None,
+            "policy": self.policy,
+            "opened_at": self.opened_at,
+            "age_seconds": round(max(now - self.opened_at, 0.0), 3),
+            "idle_seconds": round(max(monotonic - relay.last_activity, 0.0), 3) if relay else 0.0,
+            "bytes_to_service": relay.bytes_to_service if relay else 0,
+            "bytes_to_client": relay.bytes_to_client if relay else 0,
+        }
+
+
+class ConnectionTable:
+    """All live connections, by id."""
+
+    def __init__(self) -> None:
+        self._connections: dict[tuple[bytes, Reporter], Connection] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def add(self, connection: Connection) -> None:
+        """Enter a connection."""
+        self._connections[connection.id, connection.reporter] = connection
+        self._empty.clear()
+
+    def remove(self, connection: Connection) -> None:
+        """Take out a connection that ended."""
+        self._connections.pop((connection.id, connection.reporter), None)
+        if not self._connections:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Return when no connection is left."""
+        await self._empty.wait()
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._connections.values()))
+
+    def __len__(self) -> int:
+        return len(self._connections)

@@ -1,0 +1,318 @@
+"""Tunnels from other agents: authenticate, authorize with authority, connect to the local pod, relay.
+
+The source is what the peer's leaf proves, never what the preface says; the pod it names is for logs. Before authentication a
+connection costs a bounded amount of memory and time and is counted; afterwards a session may idle no longer than twice what
+the other side keeps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import select
+import socket
+import time
+from functools import partial
+from typing import Final
+
+import attrs
+
+from meshless_core.agent.admission import Admission, Admitted
+from meshless_core.agent.connections import Connection
+from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, deliver
+from meshless_core.agent.runtime import AgentRuntime
+from meshless_core.errors import ConfigError, Problem, TransportError
+from meshless_core.hookspecs import CredentialsSource, Transport
+from meshless_core.relay import FramedSession, RelayResult
+from meshless_core.routing import Refusal
+from meshless_core.tunnel import OpenReply, OpenRequest
+from meshless_core.types import Endpoint, ReplyCode
+
+__all__ = ["InboundTunnels"]
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG: Final = 4096
+_ACCEPTS_PER_WAKE: Final = 64
+_PAUSE_SECONDS: Final = 0.1
+
+
+@attrs.define(eq=False)
+class _Peer:
+    """A session another agent opened."""
+
+    session: FramedSession
+    address: str
+    idle_since: float
+    opening: asyncio.TimerHandle | asyncio.Task[None] | None = None
+
+
+class InboundTunnels:
+    """The server's side of tunnels.
+
+    Args:
+        runtime: the agent's shared state.
+        admission: decides.
+        transport: makes secure streams.
+        credentials: what this agent presents; its serials tell whether a session is still current.
+    """
+
+    def __init__(
+        self, runtime: AgentRuntime, admission: Admission, transport: Transport, credentials: CredentialsSource
+    ) -> None:
+        self._runtime = runtime
+        self._admission = admission
+        self._transport = transport
+        self._credentials = credentials
+        self._listener: socket.socket | None = None
+        self._paused: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._authenticating = 0
+        self._peers: dict[FramedSession, _Peer] = {}
+
+    @property
+    def idle(self) -> int:
+        """Sessions without a connection."""
+        return sum(session.state == "idle" for session in self._peers)
+
+    @property
+    def active(self) -> int:
+        """Sessions with a connection, or opening one."""
+        return len(self._peers) - self.idle
+
+    @property
+    def authenticating(self) -> int:
+        """Connections that are not authenticated yet."""
+        return self._authenticating
+
+    def start(self, address: str) -> str:
+        """Listen.
+
+        Args:
+            address: `host:port`; port 0 takes a free one.
+
+        Returns:
+            The address really bound.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        host, _, port = address.rpartition(":")
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
+        except (OSError, ValueError, OverflowError) as error:
+            raise ConfigError(
+                [Problem("$.agent.tunnel_address", f"cannot listen on {address!r}: {error}; write <host>:<port>")]
+            ) from error
+        listener.setblocking(False)
+        self._listener = listener
+        self._runtime.reactor.add(listener.fileno(), select.EPOLLIN, self._on_ready)
+        bound = listener.getsockname()
+        self._sweeper = self._runtime.loop.call_later(self._runtime.settings.tunnel_idle, self._sweep)
+        return f"{host}:{bound[1]}"
+
+    def stop_accepting(self) -> None:
+        """Close the listener; sessions go on."""
+        if self._listener is not None:
+            if self._paused is not None:
+                self._paused.cancel()
+                self._paused = None
+            else:
+                self._runtime.reactor.remove(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+
+    def flush(self) -> None:
+        """Close idle sessions whose credentials are no longer current; ones in use end after their connection."""
+        for peer in list(self._peers.values()):
+            if peer.session.state == "idle" and not self._is_current(peer.session):
+                self._drop(peer)
+
+    def close(self) -> None:
+        """Close everything, also sessions in use."""
+        self.stop_accepting()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for peer in list(self._peers.values()):
+            self._drop(peer)
+
+    # --- authentication ----------------------------------------------------------------------------------------------
+
+    def _on_ready(self, _events: int) -> None:
+        for _ in range(_ACCEPTS_PER_WAKE):
+            if self._listener is None:
+                return
+            try:
+                connection, _address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    logger.error("cannot accept tunnels: %s; raise the limit of open files", error.strerror)
+                    self._runtime.reactor.remove(self._listener.fileno())
+                    self._paused = self._runtime.loop.call_later(_PAUSE_SECONDS, self._resume)
+                    return
+                continue
+            if self._authenticating >= self._runtime.settings.max_tunnels_unauthenticated:
+                self._runtime.metrics.handshake("server", "too_many_unauthenticated")
+                connection.close()
+                continue
+            connection.setblocking(False)
+            self._authenticating += 1
+            self._runtime.spawn(self._authenticate(connection), "tunnel-accept")
+
+    def _resume(self) -> None:
+        self._paused = None
+        if self._listener is not None:
+            self._runtime.reactor.add(self._listener.fileno(), select.EPOLLIN, self._on_ready)
+
+    async def _authenticate(self, connection: socket.socket) -> None:
+        address = _peer_address(connection)
+        try:
+            stream = await self._transport.accept(connection)
+        except TransportError as error:
+            self._runtime.metrics.handshake("server", error.reason)
+            logger.info("tunnel refused: %s: %s", error.reason, str(error)[:256])
+            return
+        except Exception:
+            self._runtime.metrics.handshake("server", "internal_error")
+            logger.exception("transport failed to accept a tunnel")
+            connection.close()
+            return
+        finally:
+            self._authenticating -= 1
+        self._runtime.metrics.handshake("server", "ok")
+        session = FramedSession(self._runtime.reactor, stream, role="server")
+        peer = self._peers[session] = _Peer(session, address, self._runtime.loop.time())
+        session.on_lost = partial(self._lost, peer)
+        session.serve(partial(self._opened, peer))
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def _opened(self, peer: _Peer, request: OpenRequest) -> None:
+        runtime, stream = self._runtime, peer.session.stream
+        started = time.monotonic()
+        if runtime.draining:
+            self._refuse(peer, request, Refusal(ReplyCode.DRAINING, "agent", "this agent is shutting down"))
+        elif stream.local.ref != request.service.owner:
+            reason = f"this tunnel was made to {stream.local.ref}, not to {request.service.owner}"
+            self._refuse(peer, request, Refusal(ReplyCode.ACCESS_DENIED, "agent", reason))
+        elif len(runtime.connections) + runtime.establishing >= runtime.settings.max_connections:
+            self._refuse(peer, request, Refusal(ReplyCode.OVERLOADED, "agent", "agent.max_connections is reached"))
+        elif self._admission.inline_only:
+            outcome = self._admission.decide_inline(stream.peer.ref, request.source_pod, request.service, "server")
+            self._settle(peer, request, outcome, started)
+        else:
+            peer.opening = runtime.spawn(self._decide_slowly(peer, request, started), "decide")
+
+    async def _decide_slowly(self, peer: _Peer, request: OpenRequest, started: float) -> None:
+        source = peer.session.stream.peer.ref
+        outcome = await self._admission.decide(source, request.source_pod, request.service, "server")
+        peer.opening = None
+        if peer.session in self._peers:
+            self._settle(peer, request, outcome, started)
+
+    def _settle(self, peer: _Peer, request: OpenRequest, outcome: Admitted | Refusal, started: float) -> None:
+        if isinstance(outcome, Refusal):
+            self._refuse(peer, request, outcome)
+            return
+        endpoint = outcome.route.local_pods.get(request.pod)
+        if endpoint is None or endpoint.uid != request.pod_uid:
+            reason = f"pod {request.pod} ({request.pod_uid[:64]}) does not serve {request.service} on node {self._runtime.node}"
+            self._refuse(peer, request, Refusal(ReplyCode.NO_ENDPOINT, "routing", reason))
+            return
+        self._connect(peer, request, outcome, endpoint, started)
+
+    def _connect(self, peer: _Peer, request: OpenRequest, admitted: Admitted, endpoint: Endpoint, started: float) -> None:
+        peer.opening = None
+        runtime = self._runtime
+        service = deliver(runtime, admitted.route, endpoint.pod, endpoint.uid)
+        if service is None:
+            if time.monotonic() - started < min(request.deadline_ms / 1000, runtime.settings.endpoint_timeout):
+                peer.opening = runtime.loop.call_later(
+                    BACKLOG_RETRY_SECONDS, self._connect, peer, request, admitted, endpoint, started
+                )
+                return
+            service = DeliveryFailure(ReplyCode.SERVICE_REFUSED, f"pod {endpoint.pod}: its backlog stays full")
+        if isinstance(service, DeliveryFailure):
+            self._refuse(peer, request, Refusal(service.code, "routing", service.text))
+            return
+        connection = Connection(
+            id=request.connection_id,
+            reporter="destination",
+            transport="tunnel",
+            source=peer.session.stream.peer.ref,
+            source_pod=request.source_pod,
+            service=request.service,
+            endpoint=endpoint,
+            peer=peer.address,
+            policy=admitted.policy,
+            connect_seconds=time.monotonic() - started,
+        )
+        runtime.opened(connection)
+        peer.session.reply(OpenReply(ReplyCode.OK))
+        connection.relay = peer.session.relay(
+            service,
+            idle_timeout=admitted.route.idle_timeout,
+            on_close=partial(self._closed, peer, connection),
+        )
+
+    def _closed(self, peer: _Peer, connection: Connection, result: RelayResult, reusable: bool) -> None:
+        self._runtime.closed(connection, None, result)
+        peer.idle_since = self._runtime.loop.time()
+        if not reusable or not self._is_current(peer.session):
+            self._drop(peer)
+
+    def _refuse(self, peer: _Peer, request: OpenRequest, refusal: Refusal) -> None:
+        runtime, source = self._runtime, peer.session.stream.peer.ref
+        known = runtime.table is not None and runtime.table.route(request.service) is not None
+        runtime.metrics.refused("destination", source, request.service if known else None, refusal.code)
+        runtime.access_log.refused(
+            request.connection_id,
+            "destination",
+            source,
+            request.source_pod,
+            request.service,
+            refusal.code,
+            refusal.policy,
+            refusal.reason,
+        )
+        peer.idle_since = runtime.loop.time()
+        peer.session.reply(OpenReply(refusal.code, refusal.reason[:256]))
+
+    # --- end ---------------------------------------------------------------------------------------------------------
+
+    def _is_current(self, session: FramedSession) -> bool:
+        credentials = self._credentials.get(session.stream.local)
+        return credentials is not None and credentials.serial == session.stream.serial
+
+    def _lost(self, peer: _Peer, reason: str) -> None:
+        logger.debug("tunnel session from %s ended: %s", peer.session.stream.peer, reason)
+        self._drop(peer)
+
+    def _drop(self, peer: _Peer) -> None:
+        self._peers.pop(peer.session, None)
+        if peer.opening is not None:
+            peer.opening.cancel()
+            peer.opening = None
+        peer.session.close()
+
+    def _sweep(self) -> None:
+        runtime = self._runtime
+        limit = 2 * runtime.settings.tunnel_idle
+        now = runtime.loop.time()
+        for peer in list(self._peers.values()):
+            if peer.session.state == "idle" and now - peer.idle_since >= limit:
+                self._drop(peer)
+        self._sweeper = runtime.loop.call_later(runtime.settings.tunnel_idle, self._sweep)
+
+
+def _peer_address(connection: socket.socket) -> str:
+    try:
+        host, port, *_ = connection.getpeername()
+    except OSError:
+        return ""
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

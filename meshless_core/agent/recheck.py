@@ -1,0 +1,75 @@
+"""Live connections against new documents: what is no longer allowed is cut, with the reason in the log."""
+
+from __future__ import annotations
+
+import logging
+
+from meshless_core.agent.admission import Admission
+from meshless_core.agent.connections import Connection
+from meshless_core.agent.runtime import AgentRuntime
+from meshless_core.routing import Refusal
+from meshless_core.routing.authorization import Side
+from meshless_core.types import ReplyCode
+
+__all__ = ["Recheck"]
+
+logger = logging.getLogger(__name__)
+
+_NO_REVOCATION = frozenset({ReplyCode.NO_ENDPOINT, ReplyCode.NOT_READY})
+"""A pod that is not ready, or documents that are missing, take nothing back that was allowed."""
+
+
+class Recheck:
+    """Asks again for every live connection whenever the documents changed."""
+
+    def __init__(self, runtime: AgentRuntime, admission: Admission) -> None:
+        self._runtime = runtime
+        self._admission = admission
+        self._again = False
+        self._running = False
+
+    def run(self) -> None:
+        """Check all live connections: at once if authorizers are inline, in the background if not."""
+        if self._admission.inline_only:
+            for connection in self._runtime.connections:
+                side = _side(connection)
+                self._apply(
+                    connection,
+                    self._admission.decide_inline(connection.source, connection.source_pod, connection.service, side),
+                )
+            return
+        self._again = True
+        if not self._running:
+            self._running = True
+            self._runtime.spawn(self._run_slowly(), "recheck")
+
+    async def _run_slowly(self) -> None:
+        try:
+            while self._again:
+                self._again = False
+                for connection in self._runtime.connections:
+                    side = _side(connection)
+                    outcome = await self._admission.decide(connection.source, connection.source_pod, connection.service, side)
+                    self._apply(connection, outcome)
+        finally:
+            self._running = False
+
+    def _apply(self, connection: Connection, outcome: object) -> None:
+        if not isinstance(outcome, Refusal) or outcome.code in _NO_REVOCATION:
+            return
+        relay = connection.relay
+        if relay is None or relay.closed:
+            return
+        logger.warning(
+            "connection %s of %s to %s is cut: %s (%s)",
+            connection.id.hex(),
+            connection.source,
+            connection.service,
+            outcome.reason,
+            outcome.policy,
+        )
+        relay.abort(f"no longer allowed by {outcome.policy}: {outcome.reason}"[:256])
+
+
+def _side(connection: Connection) -> Side:
+    return "server" if connection.reporter == "destination" else "client"

@@ -1,0 +1,114 @@
+"""What the parts of one agent share: settings, tables and counters. Plain state, no behaviour beyond bookkeeping."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+
+import attrs
+
+from meshless_core.agent.access_log import AccessLog
+from meshless_core.agent.authorizers import AuthorizerPanel
+from meshless_core.agent.connections import Connection, ConnectionIds, ConnectionTable
+from meshless_core.agent.metrics import AgentMetrics
+from meshless_core.agent.slots import Slots
+from meshless_core.config import AgentSettings
+from meshless_core.hookspecs import CanarySelector, HandshakeProtocol
+from meshless_core.relay import Reactor, RelayResult
+from meshless_core.routing import Balancer, Balancers, RoutingTable
+from meshless_core.socketd import PodSockets
+
+__all__ = ["AgentRuntime"]
+
+logger = logging.getLogger(__name__)
+
+
+@attrs.define(eq=False, kw_only=True)
+class AgentRuntime:
+    """One agent's shared state.
+
+    Attributes:
+        node: name of the node.
+        trust_domain: the mesh's trust domain.
+        settings: the agent's settings.
+        loop: the event loop of everything but slow authorizers.
+        reactor: the data path's loop within it.
+        panel: the authorizers.
+        canary: the canary selector.
+        handshakes: factory of the handshake that claims a first byte.
+        balancers: what is known about endpoints, per service.
+        slots: `maxConn` counts of local pods.
+        connections: live connections.
+        metrics: counters.
+        access_log: one line per connection.
+        pods: local pods by uid.
+        table: what the documents say; None until there was a complete set.
+        draining: whether the agent is shutting down.
+        establishing: connections between a complete request and the reply.
+        handshaking: connections whose request is not complete.
+    """
+
+    node: str
+    trust_domain: str
+    settings: AgentSettings
+    loop: asyncio.AbstractEventLoop
+    reactor: Reactor
+    panel: AuthorizerPanel
+    canary: CanarySelector
+    handshakes: Mapping[int, Callable[[], HandshakeProtocol]]
+    balancers: Balancers
+    connections: ConnectionTable
+    metrics: AgentMetrics
+    access_log: AccessLog
+    slots: Slots = attrs.field(factory=Slots)
+    ids: ConnectionIds = attrs.field(factory=ConnectionIds)
+    pods: dict[str, PodSockets] = attrs.field(factory=dict)
+    table: RoutingTable | None = None
+    draining: bool = False
+    establishing: int = 0
+    handshaking: int = 0
+    _tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
+
+    def spawn(self, coroutine: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Run a coroutine in the background; an exception it lets out is a bug and is logged."""
+        task = self.loop.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def opened(self, connection: Connection, balancer: Balancer | None = None) -> None:
+        """Book an established connection; `balancer` is the one that ordered its endpoint, None on the server's side."""
+        self.connections.add(connection)
+        self.metrics.opened(connection)
+        if balancer is not None:
+            balancer.on_opened(connection.endpoint)
+
+    def closed(self, connection: Connection, balancer: Balancer | None, result: RelayResult) -> None:
+        """Book the end of an established connection."""
+        self.connections.remove(connection)
+        self.metrics.closed(
+            connection,
+            result.outcome,
+            result.bytes_to_service,
+            result.bytes_to_client,
+            max(time.time() - connection.opened_at, 0.0),
+        )
+        if balancer is not None:
+            balancer.on_closed(connection.endpoint)
+        if connection.endpoint.node == self.node:
+            self.slots.give_back(connection.endpoint.uid, connection.service.service)
+        self.access_log.closed(connection, result)
+
+    async def cancel_tasks(self) -> None:
+        """Cancel and await everything spawned."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s failed", task.get_name(), exc_info=error)
