@@ -274,9 +274,9 @@ def _why(endpoint: Endpoint, health: EndpointHealth, node: str) -> str:
     measured = "not measured yet" if health.latency is None else f"connects in {health.latency * 1000:.2f} ms"
     text = f"version {_name(endpoint.version)}, {place}, {measured}, {health.open} open"
     if health.on_trial:
-        return f"{text}, on trial after {health.failures} failures: tried last until a connection got through"
+        return f"{text}, on trial, failures in a row: {health.failures}; tried last until a connection got through"
     if health.ejected_for > 0:
-        return f"{text}, ejected for {health.ejected_for:.1f} s more after {health.failures} failures: tried last"
+        return f"{text}, ejected for {health.ejected_for:.1f} s more, failures in a row: {health.failures}; tried last"
     return f"{text}, the better of two random ones is taken"
 
 
