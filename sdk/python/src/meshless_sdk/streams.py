@@ -1,0 +1,82 @@
+"""Dial a service with asyncio streams. A module of its own, because importing asyncio costs more than all the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+
+from meshless_sdk.dialling import unavailable
+from meshless_sdk.errors import HandshakeTimeout
+from meshless_sdk.paths import address_of, client_socket_path
+from meshless_sdk.wire import Reply, encode_request
+
+__all__ = ["open_connection"]
+
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+
+
+async def open_connection(
+    service_id: str,
+    *,
+    connect_timeout: float | None = 5.0,
+    handshake_timeout: float | None = 15.0,
+    path: str | None = None,
+    limit: int = 2**16,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Dial a service; see `meshless_sdk.open_connection`."""
+    request = encode_request(service_id)
+    where = client_socket_path() if path is None else path
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        await _connect(connection, where, connect_timeout)
+        try:
+            async with asyncio.timeout(handshake_timeout) as timer:
+                await _shake_hands(connection, service_id, request)
+        except TimeoutError as error:
+            if not timer.expired():
+                raise  # the agent's own timeout is a TimeoutError too
+            raise HandshakeTimeout(f"the agent did not reply for {service_id} within {handshake_timeout} s; retry") from error
+        return await asyncio.open_connection(sock=connection, limit=limit)
+    except BaseException:  # also cancellation: nobody else knows the socket
+        connection.close()
+        raise
+
+
+async def _connect(connection: socket.socket, path: str, timeout: float | None) -> None:
+    """Connect, trying again while the backlog is full.
+
+    Not `loop.sock_connect`: a Unix socket that has to wait for the backlog gives EAGAIN and never becomes writable, and asyncio
+    would take it for connected.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            with address_of(path) as address:
+                connection.connect(address)
+            return
+        except BlockingIOError as error:
+            left = pause if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise unavailable(path, error) from error
+        except OSError as error:
+            raise unavailable(path, error) from error
+        await asyncio.sleep(min(pause, left))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _shake_hands(connection: socket.socket, service_id: str, request: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    reply = Reply(service_id)
+    # The agent may refuse before it has read the request: what it said is still there to read.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await loop.sock_sendall(connection, request)
+    while reply.wanted:
+        try:
+            data = await loop.sock_recv(connection, reply.wanted)
+        except ConnectionResetError:
+            data = b""  # the agent went away with our request unread: to us the same as end-of-file
+        reply.receive_data(data)

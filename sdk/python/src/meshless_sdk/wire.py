@@ -1,0 +1,77 @@
+"""The client handshake, version 1, as bytes: what to send, and what a reply means.
+
+Shared by the blocking and the asyncio dialler. This module must not do I/O. The specification is `protocol/handshake-v1.md`;
+`protocol/vectors/handshake-v1.json` is what the tests hold this to.
+"""
+
+from __future__ import annotations
+
+import re
+
+from meshless_sdk.errors import CODES, AgentUnavailable, ConnectError, InvalidServiceId, ProtocolError, UnknownReplyCode
+
+__all__ = ["Reply", "encode_request", "is_service_name"]
+
+_VERSION = 1
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_SERVICE_NAME = re.compile(_LABEL)
+_SERVICE_ID = re.compile(rf"{_LABEL}\.{_LABEL}\.{_LABEL}")
+
+
+def is_service_name(text: str) -> bool:
+    """Whether `text` is a DNS label (RFC 1123, lower case), as a service's name has to be."""
+    return _SERVICE_NAME.fullmatch(text) is not None
+
+
+def encode_request(service_id: str) -> bytes:
+    """The request for a service.
+
+    Raises:
+        InvalidServiceId: not `<service>.<meshlet>.<namespace>`.
+    """
+    if not _SERVICE_ID.fullmatch(service_id):
+        raise InvalidServiceId(
+            f"{service_id[:256]!r} is not a service id: write <service>.<meshlet>.<namespace>, each a lower-case DNS label"
+        )
+    return bytes((_VERSION, len(service_id))) + service_id.encode("ascii")
+
+
+class Reply:
+    """Collects the reply: read at most `wanted` bytes, feed them, until `wanted` is 0. So no application byte is touched."""
+
+    __slots__ = ("_service_id", "wanted")
+
+    def __init__(self, service_id: str) -> None:
+        self._service_id = service_id
+        self.wanted = 2
+
+    def receive_data(self, data: bytes) -> None:
+        """Feed what was read, at most `wanted` bytes; b"" means end-of-file. Returns for an OK and while bytes are missing.
+
+        Raises:
+            ConnectError: the agent refused; the subclass says why.
+            AgentUnavailable: end-of-file instead of a reply.
+            ProtocolError: not a reply.
+        """
+        assert len(data) <= self.wanted
+        if not data:
+            raise AgentUnavailable(
+                f"the agent closed the connection to {self._service_id} without a reply: it was stopped or killed; retry"
+            )
+        if self.wanted == 2:
+            if data[0] != _VERSION:
+                raise ProtocolError(
+                    f"the reply has version {data[0]} instead of {_VERSION}; check that the path is the socket of an agent"
+                )
+            self.wanted = 1
+            data = data[1:]
+            if not data:
+                return
+        self.wanted = 0
+        if data[0]:
+            raise _refusal(self._service_id, data[0])
+
+
+def _refusal(service_id: str, code: int) -> ConnectError:
+    known = CODES.get(code)
+    return known(service_id) if known else UnknownReplyCode(service_id, code)

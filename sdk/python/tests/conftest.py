@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Handler = Callable[[socket.socket], None]
+
+
+class Agent:
+    """A stand-in for the node's agent: accepts on a pod's client socket and lets a function play the other side."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.errors: list[BaseException] = []
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(path)
+        self.listener.listen(16)
+        self._threads: list[threading.Thread] = []
+
+    def plays(self, handler: Handler) -> None:
+        """Take one connection and let `handler` serve it; it is closed afterwards."""
+
+        def serve() -> None:
+            try:
+                connection, _ = self.listener.accept()
+                with connection:
+                    connection.settimeout(10)
+                    handler(connection)
+            except BaseException as error:  # noqa: BLE001 - told at the end of the test
+                self.errors.append(error)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        self._threads.append(thread)
+
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive(), "nobody dialled, or a handler hangs"
+        self.listener.close()
+        if self.errors:
+            raise self.errors[0]
+
+
+@pytest.fixture
+def pod(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pod's folder, short enough for a socket address, where `MESHLESS_DIR` points."""
+    folder = tmp_path_factory.mktemp("p")
+    (folder / "client").mkdir()
+    (folder / "server").mkdir()
+    monkeypatch.setenv("MESHLESS_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def agent(pod: Path) -> Iterator[Agent]:
+    stand_in = Agent(str(pod / "client" / "meshless"))
+    yield stand_in
+    stand_in.close()
+
+
+@pytest.fixture
+def no_descriptor_leaks() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    assert len(set(os.listdir("/proc/self/fd"))) <= len(before)
+
+
+def _fill_backlog(path: str) -> list[socket.socket]:
+    waiting: list[socket.socket] = []
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            connection.close()
+            return waiting
+        waiting.append(connection)
+
+
+@pytest.fixture
+def busy(pod: Path) -> Iterator[socket.socket]:
+    """The listener of an agent whose backlog is full."""
+    path = str(pod / "client" / "meshless")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        waiting = _fill_backlog(path)
+        yield listener
+        for connection in waiting:
+            connection.close()
