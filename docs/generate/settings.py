@@ -7,11 +7,14 @@ import importlib.metadata
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 
 import attrs
 
 from docs.generate.page import GenerationError, Page, docstring, prose, table, titled
 from meshless_core import ENTRY_POINT_GROUP, PluginSpec
+from meshless_core.config import Config, Seconds
+from meshless_core.meshlet import format_duration
 
 __all__ = ["PAGE", "Setting", "core_settings", "plugin_settings"]
 
@@ -26,11 +29,20 @@ class Setting:
     doc: str
 
 
+_PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+_WRITTEN: dict[object, str] = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
+"""What a type is called in YAML."""
+
+
 def _type_name(annotation: object) -> str:
     if isinstance(annotation, str):
         return annotation
     if annotation is type(None):
         return "null"
+    if annotation is Seconds:
+        return "duration"
+    if annotation in _WRITTEN:
+        return _WRITTEN[annotation]
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " or ".join(_type_name(part) for part in typing.get_args(annotation))
     if isinstance(annotation, type) and not typing.get_args(annotation):
@@ -38,13 +50,25 @@ def _type_name(annotation: object) -> str:
     return str(annotation).replace("typing.", "").replace("collections.abc.", "")
 
 
-def _default(field: attrs.Attribute[object]) -> str:
+def _default(field: attrs.Attribute[object], kind: object) -> str:
     value: object = field.default
     if value is attrs.NOTHING:
         return "required"
     if factory := getattr(value, "factory", None):  # what attrs.Factory leaves; the name itself is typed as a function
         value = factory()
-    return "none" if value is None else f"`{value}`" if value != "" else '`""`'
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return f"`{str(value).lower()}`"
+        case float() if _type_name(kind).startswith("duration"):
+            return f"`{format_duration(round(value * 1e9))}`"
+        case str() if not value:
+            return '`""`'
+        case tuple() | list():
+            return f"`[{', '.join(map(str, value))}]`"
+        case _:
+            return f"`{value}`"
 
 
 def _settings(cls: type, prefix: str) -> Iterator[Setting]:
@@ -60,7 +84,7 @@ def _settings(cls: type, prefix: str) -> Iterator[Setting]:
         doc = field.metadata.get("doc")
         if not doc:
             raise GenerationError(f"setting {path} ({cls.__name__}.{field.name}) lacks metadata={{'doc': unit, default, why}}")
-        yield Setting(path, _type_name(kind), _default(field), str(doc))
+        yield Setting(path, _type_name(kind), _default(field, kind), str(doc))
 
 
 def core_settings() -> dict[str, tuple[type, tuple[Setting, ...]]]:
@@ -69,8 +93,6 @@ def core_settings() -> dict[str, tuple[type, tuple[Setting, ...]]]:
     Raises:
         GenerationError: a setting says nothing about itself.
     """
-    from meshless_core.config import Config
-
     hints = typing.get_type_hints(Config)
     sections = {}
     for field in attrs.fields(Config):
@@ -86,9 +108,11 @@ def plugin_settings() -> dict[str, tuple[str, str, tuple[Setting, ...]]]:
     Raises:
         GenerationError: a plugin cannot be imported, or an option says nothing about itself.
     """
+    ours = {"meshless", *(f"meshless-{path.name.replace('_', '-')}" for path in _PLUGINS.iterdir())}
     found = {}
     for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
-        if not entry.value.startswith("meshless_"):
+        distribution = entry.dist.name if entry.dist else ""
+        if distribution not in ours:
             continue
         try:
             module = importlib.import_module(entry.module)
@@ -102,9 +126,13 @@ def plugin_settings() -> dict[str, tuple[str, str, tuple[Setting, ...]]]:
         options = {spec.options for spec in specs if isinstance(spec, PluginSpec)}
         if not options:
             raise GenerationError(f"plugin {entry.name} ({entry.module}) registers nothing")
-        settings = tuple(setting for cls in options for setting in _settings(cls, f"plugins.{entry.name}."))
+        settings = tuple(
+            setting
+            for cls in sorted(options, key=lambda cls: cls.__qualname__)
+            for setting in _settings(cls, f"plugins.{entry.name}.")
+        )
         summary = docstring(module, entry.module).split("\n\n")[0]
-        found[entry.name] = (entry.dist.name if entry.dist else "?", summary, settings)
+        found[entry.name] = (distribution, summary, settings)
     return found
 
 
