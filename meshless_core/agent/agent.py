@@ -247,7 +247,7 @@ class Agent:
         age = self.documents.age_seconds()
         revisions = self.runtime.table.revisions.values() if self.runtime.table else ()
         expiry: dict[tuple[str, ...], float] = {
-            (identity.namespace, identity.meshlet): at - time.time() for identity, at in self.leaves.expiries.items()
+            (identity.namespace, identity.meshlet): at - time.time() for identity, at in self.leaves.expiries().items()
         }
         return {
             "meshless_handshakes_pending": {(): float(self.runtime.handshaking)},

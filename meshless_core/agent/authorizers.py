@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 import attrs
 
+from meshless_core.errors import PluginError, Problem
 from meshless_core.hookspecs import Authorizer, InlineAuthorizer
 from meshless_core.routing import combine
 from meshless_core.types import AuthorizationRequest, Decision, Verdict
@@ -43,6 +44,7 @@ class AuthorizerPanel:
     """
 
     def __init__(self, authorizers: Sequence[tuple[str, Authorizer | InlineAuthorizer]], *, timeout: float) -> None:
+        self._authorizers = list(authorizers)
         self._inline = [(name, one.authorize_inline) for name, one in authorizers if isinstance(one, InlineAuthorizer)]
         self._waiting = [(name, one) for name, one in authorizers if not isinstance(one, InlineAuthorizer)]
         self._timeout = timeout
@@ -52,35 +54,55 @@ class AuthorizerPanel:
         """Whether `ask_inline` alone decides."""
 
     async def start(self) -> None:
-        """Start the thread, and on it the authorizers that have a `start`. Nothing happens if all are inline.
+        """Start the authorizers that have a `start`, those that wait on their own thread.
 
         Raises:
-            Exception: whatever a plugin's `start` raised.
+            PluginError: one failed to start; the others are stopped by `stop`.
         """
+        for name, one in self._authorizers:
+            if isinstance(one, InlineAuthorizer):
+                await self._start_one(name, one)
         if self.inline_only:
             return
         loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=loop.run_forever, name="authorizers", daemon=True)
         self._thread.start()
-        for _, one in self._waiting:
-            start = cast("Callable[[], Awaitable[None]] | None", getattr(one, "start", None))
-            if start is not None:
+        for name, waiting in self._waiting:
+            await self._start_one(name, waiting, loop)
+
+    async def _start_one(
+        self, name: str, one: Authorizer | InlineAuthorizer, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        start = cast("Callable[[], Awaitable[None]] | None", getattr(one, "start", None))
+        if start is None:
+            return
+        try:
+            if loop is None:
+                await start()
+            else:
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_call(start), loop))
+        except Exception as error:
+            raise PluginError(
+                [Problem(f"$.plugins.{name}", f"authorizer {name} failed to start: {type(error).__name__}: {error}")]
+            ) from error
 
     async def stop(self) -> None:
         """Stop the authorizers and the thread. One that hangs is left behind with its daemon thread after the timeout."""
         loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            return
-        for name, one in reversed(self._waiting):
+        for name, one in reversed(self._authorizers):
             stop = cast("Callable[[], Awaitable[None]] | None", getattr(one, "stop", None))
             if stop is None:
                 continue
             try:
-                future = asyncio.run_coroutine_threadsafe(_call(stop), loop)
-                await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+                if loop is None or isinstance(one, InlineAuthorizer):
+                    await asyncio.wait_for(stop(), self._timeout)
+                else:
+                    future = asyncio.run_coroutine_threadsafe(_call(stop), loop)
+                    await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
             except Exception:
                 logger.warning("authorizer %s did not stop", name, exc_info=True)
+        if loop is None or thread is None:
+            return
         loop.call_soon_threadsafe(loop.stop)
         await asyncio.to_thread(thread.join, self._timeout)
         if thread.is_alive():

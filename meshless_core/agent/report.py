@@ -105,8 +105,8 @@ class AgentReport:
                     {
                         "identity": identity.uri,
                         "held": agent.leaves.get(identity) is not None,
-                        "expires_at": agent.leaves.expiries.get(identity),
-                        "problem": agent.leaves.problems.get(identity),
+                        "expires_at": agent.leaves.expiries().get(identity),
+                        "problem": agent.leaves.problems().get(identity),
                     }
                     for ref in sorted(agent.meshlets())
                     for identity in (Identity(runtime.trust_domain, ref.namespace, ref.name),)
