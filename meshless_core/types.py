@@ -277,7 +277,8 @@ class VersionShare:
     """A candidate of the canary selection.
 
     Attributes:
-        version: the version's name; None stands for pods without a `version` label.
+        version: the version's name; None stands for pods without a `version` label, or for all ready pods together where no
+            strategy is declared.
         weight: declared integer weight >= 0; 1 for every version if no strategy is declared.
         ready: number of endpoints of this version that can be used now; a share with 0 is never offered.
     """
