@@ -13,14 +13,14 @@ An endpoint that cannot be connected is ejected, for a time that doubles with ev
 
     state       becomes     when
     available   ejected     on_failed; returns after base * 2^(failures - 1) seconds, at most `ejection_max`
-    ejected     available   on_connected
+    ejected     available   on_connected, on_alive
     ejected     trial       its time has come and it is picked: others keep away for another `ejection_base`
-    trial       available   on_connected: forgotten
+    trial       available   on_connected, on_alive: forgotten
     trial       ejected     on_failed: one failure more
     ejected     ejected     on_failed: counted once only, or one restart of a pod under load would eject it for minutes
 
 Ejected endpoints are still tried when nothing else is left, least recently ejected first. Only the report of a failed
-*connect* ejects. A refusal by a limit or a policy says that the endpoint is alive: the caller must not report it.
+*connect* ejects. A refusal by a limit or a policy says that the endpoint is alive: that is `on_alive`.
 
 A balancer belongs to one service: a pod whose `admin` socket is missing may serve `http` very well. `Balancers` holds them.
 
@@ -197,10 +197,7 @@ class Balancer:
     # --- learning ----------------------------------------------------------------------------------------------------
 
     def on_connected(self, endpoint: Endpoint, latency_seconds: float, now: float) -> None:
-        """An attempt succeeded: its latency counts, and what went wrong before is forgotten.
-
-        A refusal the endpoint itself answered with (a limit, a policy) is proof of life too: report it here or not at all.
-        """
+        """An attempt succeeded: its latency counts, and what went wrong before is forgotten."""
         state = self._state(endpoint)
         if state.measured:
             old = exp((state.stamp - now) / self._decay)
@@ -208,6 +205,15 @@ class Balancer:
         else:
             state.latency, state.measured = latency_seconds, True
         state.stamp = now
+        self._forgive(state)
+
+    def on_alive(self, endpoint: Endpoint) -> None:
+        """The endpoint answered, with a refusal (a limit, a policy): proof of life, so what went wrong before is forgotten."""
+        state = self._states.get(_key(endpoint))
+        if state is not None:
+            self._forgive(state)
+
+    def _forgive(self, state: _State) -> None:
         if state.failures:
             state.failures, state.until, state.on_trial = 0, _NEVER, False
             self._failing -= 1

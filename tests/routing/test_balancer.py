@@ -196,6 +196,15 @@ def test_success_resets_everything(balancer: Balancer) -> None:
     assert balancer.health(A, 2.0).ejected_for == 1.0
 
 
+def test_a_refusal_by_a_limit_or_a_policy_is_proof_of_life(balancer: Balancer) -> None:
+    balancer.on_failed(A, now=0.0)
+    balancer.on_alive(A)
+    balancer.on_alive(B)
+    assert (balancer.health(A, 0.0).failures, balancer.health(A, 0.0).latency) == (0, None)
+    balancer.on_opened(B)
+    assert next(balancer.order(local(A, B), 0.0)) is A
+
+
 def test_after_its_return_one_connection_tries_while_the_others_keep_away(balancer: Balancer) -> None:
     balancer.on_failed(A, now=0.0)
     balancer.on_opened(B)
@@ -318,6 +327,11 @@ class Life(RuleBasedStateMachine):
                 return
             self.balancer.on_failed(each, self.now)
         assert not works & set(self.group)
+
+    @rule(which=st.sampled_from([A, B, C, D, FAR]))
+    def refused(self, which: Endpoint) -> None:
+        self.balancer.on_alive(which)
+        assert self.balancer.health(which, self.now).failures == 0
 
     @rule(which=st.sampled_from([A, B, C, D, FAR]))
     def close(self, which: Endpoint) -> None:
