@@ -19,7 +19,7 @@ from meshless_core.config.structuring import Seconds, structure
 from meshless_core.errors import ConfigError, Problem
 from meshless_core.meshlet import Marks, format_duration
 from meshless_core.meshlet.reading import Fields, ProblemLog, describe
-from meshless_core.meshlet.yaml_source import read_yaml
+from meshless_core.meshlet.yaml_source import MAX_TEXT_LENGTH, read_yaml
 
 __all__ = ["config_to_data", "config_to_yaml", "load_config", "parse_config"]
 
@@ -44,7 +44,7 @@ def load_config(path: str | os.PathLike[str] | None) -> Config:
     source = os.fspath(path)
     try:
         with open(source, encoding="utf-8") as file:
-            text = file.read()
+            text = file.read(MAX_TEXT_LENGTH + 1)
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror or error}", source)]) from error
     except UnicodeDecodeError as error:

@@ -99,6 +99,10 @@ class Fields:
                 hint = (hints or {}).get(key) or nearest(key, known)
                 self.problem(key, f"unknown field, {hint}")
 
+    def raw(self, key: str) -> Any:
+        """Value of a field as it is, None if it is not there."""
+        return self._data.get(key)
+
     def is_empty(self, key: str) -> bool:
         """Whether the field is there and is an empty mapping or sequence."""
         return key in self._data and self._data[key] in ({}, [], ())

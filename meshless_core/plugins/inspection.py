@@ -64,16 +64,17 @@ def problems_of_spec(spec: object, wanted: type[PluginSpec], hook: str, *, owner
         what = f"returned a {type(spec).__name__}" if spec is not None else "returned nothing"
         yield f"{hook} {what}: return a {wanted.__name__}"
         return
-    api: object = spec.api
+    api = getattr(spec, "api", None)
     if type(api) is not int:
         yield f"{hook} states api={api!r}: write the number of the plugin api, now {PLUGIN_API}"
         return
-    if spec.api != PLUGIN_API:
-        cure = f"upgrade {owner}" if spec.api < PLUGIN_API else f"upgrade {core}, or install an older release of {owner}"
-        yield f"is written for plugin api {spec.api}, but {core} has plugin api {PLUGIN_API}: {cure}"
+    if api != PLUGIN_API:
+        cure = f"upgrade {owner}" if api < PLUGIN_API else f"upgrade {core}, or install an older release of {owner}"
+        yield f"is written for plugin api {api}, but {core} has plugin api {PLUGIN_API}: {cure}"
         return
-    if not callable(spec.create):
-        yield f"{hook} states create={spec.create!r}, which cannot be called: give a class or function that takes the options"
+    create: Any = getattr(spec, "create", None)
+    if not callable(create):
+        yield f"{hook} states create={create!r}, which cannot be called: give a class or function that takes the options"
     yield from problems_of_options_class(spec.options)
     if isinstance(spec, HandshakeSpec):
         claimed = spec.first_bytes
