@@ -18,6 +18,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+from meshless_core.meshlet import load_objects, parse_meshlet
+
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial"
 BLOCK = re.compile(r'^```(\w+)(?: ([a-z]+))?(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -171,6 +173,15 @@ def test_the_plugin_of_the_tutorial_is_built_installed_loaded_and_decides(reader
         if block.title in ("server.py", "shop.yaml"):
             reader.write(block)
     reader.follow("write-a-plugin.md")
+
+
+def test_the_resources_in_the_readme_are_valid() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = [Block(*match) for match in BLOCK.findall(text) if match[0] == "yaml"]
+    assert found
+    for block in found:
+        for loaded in load_objects(block.text, "README.md"):
+            parse_meshlet(loaded.data, "README.md", loaded.marks)
 
 
 def test_the_plugin_of_the_tutorial_is_as_short_as_promised() -> None:
