@@ -61,8 +61,12 @@ def command(
       meshless agent --node node-a --socketd /run/meshless/socketd.sock --issuer /run/meshless/issuer.sock
     """
     config = load_config(config_path)
-    overrides = {"state_dir": state_dir, "tunnel_address": tunnel_address, "admin": admin}
-    settings = attrs.evolve(config.agent, **{key: value for key, value in overrides.items() if value is not None})
+    settings = attrs.evolve(
+        config.agent,
+        state_dir=state_dir or config.agent.state_dir,
+        tunnel_address=tunnel_address or config.agent.tunnel_address,
+        admin=admin or config.agent.admin,
+    )
     config = attrs.evolve(config, agent=settings)
     plugins = load_plugins(config, needs=AGENT_NEEDS)
     with _access_log(access_log) as write, _pid_file(pid_file):

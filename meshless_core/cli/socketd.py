@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
-from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import cast
 
 import click
 
 from meshless_core.cli.exit_codes import ExitCode
 from meshless_core.config import load_config
-from meshless_core.documents import NodeManifest, manifest_topic
-from meshless_core.documents_codec import decode_document
-from meshless_core.errors import BusError, DocumentError
-from meshless_core.hookspecs import Bus, BusUpdate
 from meshless_core.plugins import Kind, PluginLifecycle, load_plugins
-from meshless_core.socketd import PodDirectories, SocketdServer
+from meshless_core.socketd import PodDirectories, SocketdServer, follow_manifest
 
 __all__ = ["command"]
-
-logger = logging.getLogger(__name__)
 
 
 @click.command("socketd")
@@ -52,7 +43,7 @@ async def _run(node: str, pods_dir: Path, control: Path, uids: frozenset[int], c
     bus = plugins.bus()
     async with PluginLifecycle(plugins):
         await server.start()
-        following = asyncio.create_task(_follow(node, bus, server), name="socketd-manifest")
+        following = asyncio.create_task(follow_manifest(node, bus, server), name="socketd-manifest")
         asked = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, asked.set)
@@ -63,28 +54,3 @@ async def _run(node: str, pods_dir: Path, control: Path, uids: frozenset[int], c
             with contextlib.suppress(asyncio.CancelledError):
                 await following
             await server.stop()
-
-
-async def _follow(node: str, bus: Bus, server: SocketdServer) -> None:
-    """Keep the parked pods equal to the manifest's; an unreadable manifest or a lost bus changes nothing."""
-    topic = manifest_topic(node)
-    newest = (-1, -1)
-    while True:
-        updates = cast("AsyncGenerator[BusUpdate, None]", bus.subscribe(frozenset({topic})))
-        try:
-            async with contextlib.aclosing(updates):
-                async for update in updates:
-                    if update.payload is None:
-                        continue
-                    try:
-                        document = decode_document(topic, update.payload)
-                    except DocumentError as error:
-                        logger.error("manifest of node %s is not usable, keeping the pods there are: %s", node, error)
-                        continue
-                    revision = (document.epoch, document.generation)
-                    if isinstance(document.body, NodeManifest) and revision > newest:
-                        newest = revision
-                        server.set_pods(document.body.pods)
-        except BusError as error:
-            logger.warning("bus lost, keeping the pods there are: %s", error)
-            await asyncio.sleep(1)

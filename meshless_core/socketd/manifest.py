@@ -1,0 +1,50 @@
+"""Which pods a node has, for a socketd without a kubelet: the node's manifest on the bus says it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from meshless_core.documents import NodeManifest, manifest_topic
+from meshless_core.documents_codec import decode_document
+from meshless_core.errors import BusError, DocumentError
+from meshless_core.hookspecs import Bus
+from meshless_core.socketd.server import SocketdServer
+
+__all__ = ["follow_manifest"]
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 1.0
+
+
+async def follow_manifest(node: str, bus: Bus, server: SocketdServer) -> None:
+    """Keep the parked pods equal to the manifest's until cancelled; an unreadable manifest or a lost bus changes nothing.
+
+    Args:
+        node: name of the node.
+        bus: where the manifest comes from.
+        server: this node's socketd.
+    """
+    topic = manifest_topic(node)
+    newest = (-1, -1)
+    while True:
+        try:
+            async with contextlib.aclosing(bus.subscribe(frozenset({topic}))) as updates:
+                async for update in updates:
+                    if update.payload is None:
+                        continue
+                    try:
+                        document = decode_document(topic, update.payload)
+                    except DocumentError as error:
+                        logger.error("manifest of node %s is not usable, keeping the pods there are: %s", node, error)
+                        continue
+                    revision = (document.epoch, document.generation)
+                    if isinstance(document.body, NodeManifest) and revision > newest:
+                        newest = revision
+                        server.set_pods(document.body.pods)
+        except BusError as error:
+            logger.warning("bus lost, keeping the pods there are: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
