@@ -19,7 +19,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
 # What mypy checks beyond the shipped packages, which pyproject.toml names.
-TYPED := $(wildcard conftest.py bench docs/generate examples tests plugins/*/tests sdk/python/tests)
+TYPED := conftest.py bench docs/generate tests $(sort $(dir $(wildcard examples/*/*.py plugins/*/tests/*.py sdk/*/tests/*.py)))
 
 .PHONY: help setup demo test lint fix docs bench
 
@@ -39,13 +39,15 @@ demo: $(STAMP) ## a two-node mesh on this machine: shares, refusals, failover, i
 test: $(STAMP) ## every test; with CI set, a skipped test is a failed one
 	@"$(BIN)/pytest" -n auto --dist loadfile $(ARGS)
 
-lint: $(STAMP) ## ruff, mypy --strict, import contracts, lock file
-	@echo "== ruff check"; "$(BIN)/ruff" check .
-	@echo "== ruff format"; "$(BIN)/ruff" format --check .
-	@echo "== mypy (what is shipped)"; "$(BIN)/mypy"
-	@echo "== mypy (tests and tools)"; "$(BIN)/mypy" $(TYPED)
-	@echo "== import contracts"; "$(BIN)/lint-imports"
-	@echo "== lock file"; "$(BIN)/uv" lock --check --python "$(BIN)/python"
+lint: $(STAMP) ## ruff, mypy --strict, import contracts, lock file: all of them, whichever fails
+	@failed=0; run() { echo "== $$1"; shift; "$$@" || failed=1; }; \
+	run "ruff check" "$(BIN)/ruff" check .; \
+	run "ruff format" "$(BIN)/ruff" format --check .; \
+	run "mypy, what is shipped" "$(BIN)/mypy"; \
+	run "mypy, tests and tools" "$(BIN)/mypy" $(TYPED); \
+	run "import contracts" "$(BIN)/lint-imports" --no-logo; \
+	run "lock file" "$(BIN)/uv" lock --check --python "$(BIN)/python"; \
+	exit $$failed
 
 fix: $(STAMP) ## format the code and repair what ruff can repair
 	@"$(BIN)/ruff" check --fix-only .
