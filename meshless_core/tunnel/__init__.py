@@ -1,5 +1,20 @@
 """Sans-IO: the frames two agents exchange inside a secure stream, and what is allowed when. No I/O, no clock."""
 
+from meshless_core.tunnel.frames import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, FrameType, Reset, ResetCode
 from meshless_core.tunnel.preface import OpenReply, OpenRequest
+from meshless_core.tunnel.session import State, TunnelSession
 
-__all__ = ["OpenReply", "OpenRequest"]
+__all__ = [
+    "HEADER_BYTES",
+    "MAX_DATA_BYTES",
+    "End",
+    "Event",
+    "Fin",
+    "FrameType",
+    "OpenReply",
+    "OpenRequest",
+    "Reset",
+    "ResetCode",
+    "State",
+    "TunnelSession",
+]

@@ -1,0 +1,382 @@
+"""One connection inside a framed session: the plain end, and what its events and the peer's frames mean for each other.
+
+The rules are those of `plain` (ADR-0060), with frames in place of one of the sockets: FIN is the end-of-file, RESET the reset,
+and END says that everything is delivered, so that the session can carry the next connection.
+
+It must not touch the stream: that is the session's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from meshless_core.relay.ending import IdleTimer, close_with_reset, describe
+from meshless_core.relay.interface import MAX_REASON_CHARS, EndedBy, Outcome, RelayResult
+from meshless_core.tunnel import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, Reset, ResetCode, State
+
+if TYPE_CHECKING:
+    from meshless_core.relay.framed import FramedSession
+
+__all__ = ["FramedRelay"]
+
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+_RDHUP: Final = select.EPOLLRDHUP
+_GONE: Final = select.EPOLLHUP | select.EPOLLERR
+_UNREGISTERED: Final = -1
+
+_MEANING: Final[dict[ResetCode, Outcome]] = {
+    ResetCode.RESET: "reset",
+    ResetCode.ABORTED: "aborted",
+    ResetCode.IDLE_TIMEOUT: "idle_timeout",
+    ResetCode.PROTOCOL_ERROR: "error",
+    ResetCode.INTERNAL_ERROR: "error",
+    ResetCode.UNSUPPORTED_VERSION: "error",
+}
+
+
+class FramedRelay:
+    """Moves bytes between a plain socket and a session. Satisfies `Relay`."""
+
+    __slots__ = (
+        "_broken",
+        "_delivered",
+        "_ended_first",
+        "_fd",
+        "_from_tunnel",
+        "_idle",
+        "_mask",
+        "_on_close",
+        "_payload",
+        "_pending",
+        "_plain",
+        "_plain_eof",
+        "_reactor",
+        "_reason",
+        "_recv_into",
+        "_send",
+        "_session",
+        "_to_tunnel",
+        "_tunnel_eof",
+        "_verdict",
+        "closed",
+        "early",
+        "last_activity",
+    )
+
+    def __init__(
+        self,
+        session: FramedSession,
+        plain: socket.socket,
+        early: bytes,
+        idle_timeout: float | None,
+        on_close: Callable[[RelayResult, bool], None],
+    ) -> None:
+        plain.setblocking(False)
+        reactor = session.reactor
+        self.last_activity = reactor.loop.time()
+        self.closed = False
+        self.early = early
+        self._reactor = reactor
+        self._session = session
+        self._plain = plain
+        self._fd = plain.fileno()
+        self._recv_into = plain.recv_into
+        self._send = plain.send
+        self._payload = reactor.scratch[HEADER_BYTES : HEADER_BYTES + MAX_DATA_BYTES]
+        self._on_close = on_close
+        self._mask = _UNREGISTERED
+        self._to_tunnel = 0
+        self._from_tunnel = 0
+        self._pending = b""  # from the tunnel, not taken by the plain end
+        self._plain_eof = False  # FIN (or RESET) was sent
+        self._tunnel_eof = False  # FIN was received
+        self._delivered = False  # ... and the plain end was told
+        self._broken = False  # the plain end takes nothing any more
+        self._reason = ""
+        self._ended_first: EndedBy | None = None
+        self._verdict: tuple[Outcome, str, EndedBy] | None = None  # the tunnel is gone; holds once pending bytes are delivered
+        self._idle = IdleTimer(reactor.loop, idle_timeout, self, self._idle_too_long)
+
+    @property
+    def bytes_to_service(self) -> int:
+        """Payload bytes moved towards the service so far; live."""
+        return self._to_tunnel if self._session.role == "client" else self._from_tunnel
+
+    @property
+    def bytes_to_client(self) -> int:
+        """Payload bytes moved towards the client so far; live."""
+        return self._from_tunnel if self._session.role == "client" else self._to_tunnel
+
+    @property
+    def holds(self) -> bool:
+        """Whether the plain end has not taken everything: then the stream is not read."""
+        return bool(self._pending)
+
+    @property
+    def _near(self) -> EndedBy:
+        """Which side the plain end is."""
+        return "client" if self._session.role == "client" else "service"
+
+    @property
+    def _far(self) -> EndedBy:
+        return "service" if self._session.role == "client" else "client"
+
+    def abort(self, reason: str) -> None:
+        """Cut the connection and the session now."""
+        if not self.closed:
+            self._session.throw_away(ResetCode.ABORTED, reason, linger=False)
+            self._finish("aborted", reason, "agent")
+
+    # --- what the session calls ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Send the early bytes and begin to read."""
+        early, self.early = self.early, b""
+        scratch = self._reactor.scratch
+        for at in range(0, len(early), MAX_DATA_BYTES):
+            part = early[at : at + MAX_DATA_BYTES]
+            scratch[HEADER_BYTES : HEADER_BYTES + len(part)] = part
+            self._session.send(scratch[: self._session.protocol.frame_data(scratch, len(part))])
+        self._to_tunnel += len(early)
+        try:
+            self.watch()
+        except OSError as error:  # the kernel does not watch what we were given
+            self._reactor.loop.call_soon(self.failed, error)
+
+    def receive(self, events: Sequence[Event]) -> list[Event]:
+        """Handle what came out of the tunnel; returns what came behind this connection's end."""
+        for at, event in enumerate(events):
+            if type(event) is memoryview:
+                self._deliver(event)
+            elif type(event) is Fin:
+                self._tunnel_eof = True
+                self._ended_first = self._ended_first or self._far
+                self._tell_plain_eof()
+            elif type(event) is End:
+                self._check_done()
+            elif type(event) is Reset:
+                outcome = _MEANING[event.code]
+                self._tunnel_gone(outcome, event.reason, self._far if outcome == "reset" else "agent")
+            if self.closed:
+                return list(events[at + 1 :])
+        return []
+
+    def tunnel_lost(self, reason: str, *, violation: bool) -> None:
+        """The stream broke, or the peer violated the protocol; the session is dead."""
+        if violation:
+            self._tunnel_gone("error", reason, "agent")
+        else:
+            self._tunnel_gone("reset", reason, self._far)
+
+    def watch(self) -> None:
+        """Tell the reactor what the plain end is wanted for."""
+        mask = 0 if self._plain_eof or self._session.unsent or self._verdict is not None else _IN | _RDHUP
+        if self._pending:
+            mask |= _OUT
+        if mask == self._mask or (mask == 0 and self._mask == _UNREGISTERED) or self.closed:
+            return
+        if self._mask == _UNREGISTERED:
+            self._reactor.add(self._fd, mask, self._ready, self.failed)
+        else:
+            self._reactor.modify(self._fd, mask)
+        self._mask = mask
+
+    def failed(self, error: Exception) -> None:
+        """A handler raised: a bug of ours; this connection pays for it, no other."""
+        if not self.closed:
+            self._session.throw_away(ResetCode.INTERNAL_ERROR, "internal error", linger=False)
+            self._finish("error", f"internal error: {describe(error)}", "agent")
+
+    # --- the plain end's events ----------------------------------------------------------------------------------------
+
+    def _ready(self, events: int) -> None:
+        """Handle the events of the plain descriptor."""
+        if events != _IN and not self._readable(events):
+            return
+        try:
+            size = self._recv_into(self._payload)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._plain_failed(error)
+            return
+        if not size:
+            self._plain_ended(b"")
+            return
+        self.last_activity = self._reactor.now
+        self._to_tunnel += size
+        scratch = self._reactor.scratch
+        session = self._session
+        end = session.protocol.frame_data(scratch, size)
+        if events != _IN and events & _RDHUP and size < MAX_DATA_BYTES and self._at_eof():
+            self._plain_ended(scratch[:end])  # FIN travels with the last bytes
+            return
+        session.send(scratch[:end])
+        if session.unsent:
+            self.watch()
+
+    def _at_eof(self) -> bool:
+        try:
+            return not self._plain.recv(1, socket.MSG_PEEK)
+        except OSError:  # whatever it is, the next read meets it again
+            return False
+
+    def _readable(self, events: int) -> bool:
+        """Deal with all events but `EPOLLIN`; whether the plain end is to be read now."""
+        if events & (_OUT | _GONE) and self._mask & _OUT:
+            self._flush()
+            if self.closed:
+                return False
+        if self._mask & _IN:
+            return bool(events & (_IN | _RDHUP | _GONE))
+        if events & _GONE and not self._mask:
+            self._reactor.remove(self._fd)  # would be reported for ever; `watch` comes back to it
+            self._mask = _UNREGISTERED
+        return False
+
+    def _plain_ended(self, last: bytes | memoryview) -> None:
+        """End-of-file on the plain end; `last` is a frame that is still to be sent."""
+        self._plain_eof = True
+        session = self._session
+        if self._broken:
+            if last:
+                session.send(last)
+            self._finish_reset()
+            return
+        self._ended_first = self._ended_first or self._near
+        frames = bytes(last) + session.protocol.fin()
+        if self._delivered:
+            frames += session.protocol.end()
+        session.send(frames)
+        self.watch()
+        self._check_done()
+
+    def _plain_failed(self, error: OSError) -> None:
+        """The plain end broke off: reset the other."""
+        if not self._broken:
+            self._reason = f"{self._near}: {describe(error)}"
+        self._finish_reset()
+
+    def _finish_reset(self) -> None:
+        self._session.throw_away(ResetCode.RESET, self._reason, linger=True)
+        self._finish("reset", self._reason, self._near)
+
+    # --- towards the plain end -----------------------------------------------------------------------------------------
+
+    def _deliver(self, data: memoryview) -> None:
+        if self._broken:
+            return
+        if self._pending:
+            self._pending += data
+            return
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._plain_refuses(error)
+            return
+        self._from_tunnel += sent
+        self.last_activity = self._reactor.now
+        if sent != len(data):
+            self._pending = bytes(data[sent:])
+            self._session.set_reading(False)
+            self.watch()
+
+    def _flush(self) -> None:
+        try:
+            sent = self._send(self._pending)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._plain_refuses(error)
+            return
+        self._from_tunnel += sent
+        self.last_activity = self._reactor.now
+        self._pending = self._pending[sent:]
+        if not self._pending:
+            self._flushed()
+
+    def _flushed(self) -> None:
+        """Nothing is kept any more: go on with what waited for that."""
+        if self._verdict is not None:
+            self._finish(*self._verdict)
+            return
+        self._tell_plain_eof()
+        if not self.closed:
+            self.watch()
+            self._session.set_reading(True)
+
+    def _plain_refuses(self, error: OSError) -> None:
+        """The plain end takes nothing any more: pass on what it had sent, then reset the other."""
+        self._broken = True
+        self._pending = b""
+        self._reason = f"{self._near}: {describe(error)}"
+        if self._verdict is not None:
+            self._finish(*self._verdict)
+        elif self._plain_eof:
+            self._finish_reset()
+        else:
+            self.watch()
+            self._session.set_reading(True)  # to throw away what comes, and to see the other agent go
+
+    def _tell_plain_eof(self) -> None:
+        """Hand on the peer's end-of-file once everything before it is delivered."""
+        if not self._tunnel_eof or self._pending or self._delivered or self._broken:
+            return
+        self._delivered = True
+        try:
+            self._plain.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # it is gone as a whole: nobody is left to be told
+                raise
+        if self._plain_eof:
+            self._session.send(self._session.protocol.end())
+            self._check_done()
+
+    def _check_done(self) -> None:
+        if self._session.protocol.local_state is State.IDLE:
+            self._finish("closed", "", self._ended_first or self._near)
+
+    # --- the end -------------------------------------------------------------------------------------------------------
+
+    def _tunnel_gone(self, outcome: Outcome, reason: str, ended_by: EndedBy) -> None:
+        """There is no tunnel any more: deliver what came through it, then reset the plain end."""
+        self._session.close_stream()
+        if self.closed or self._verdict is not None:
+            return
+        if not self._pending:
+            self._finish(outcome, reason, ended_by)
+            return
+        self._verdict = (outcome, reason, ended_by)
+        if self._plain.family == socket.AF_UNIX:
+            with contextlib.suppress(OSError):  # it is gone already: then it needs no message
+                self._plain.shutdown(socket.SHUT_RD)
+        self.watch()
+
+    def _idle_too_long(self) -> None:
+        if not self.closed:
+            reason = f"no data in either direction for {self._idle.timeout:g} s"
+            self._session.throw_away(ResetCode.IDLE_TIMEOUT, reason, linger=False)
+            self._finish("idle_timeout", reason, "agent")
+
+    def _finish(self, outcome: Outcome, reason: str, ended_by: EndedBy) -> None:
+        self.closed = True
+        self._idle.cancel()
+        self._reactor.remove(self._fd)
+        self._pending = b""
+        reusable = outcome == "closed"
+        if reusable:
+            self._plain.close()
+            self._session.finished()
+        else:
+            close_with_reset(self._plain)
+        self._on_close(
+            RelayResult(outcome, reason[:MAX_REASON_CHARS], ended_by, self.bytes_to_service, self.bytes_to_client), reusable
+        )
