@@ -228,7 +228,7 @@ def _share_outcomes(route: Route, balancer: Balancer, now: float) -> tuple[Share
     total_now = sum(share.weight for share in route.shares)
     if route.canary is None:
         return tuple(
-            ShareOutcome(version, share.weight, share.ready, 1.0, 1.0, "no spec.canary: all ready pods are equal")
+            ShareOutcome(version, share.weight, share.ready, 1.0, 1.0, "no spec.server.canary: all ready pods are equal")
             for version, share in offered.items()
         )
     total = sum(route.canary.values())

@@ -73,4 +73,4 @@ def _why_no_endpoint(route: Route) -> str:
     if route.canary is None:
         return f"service {route.service} has no ready pod, {len(route.endpoints)} not ready: check their readiness"
     weights = ", ".join(f"{version}={weight}" for version, weight in route.canary.items())
-    return f"service {route.service} has no ready pod of a version with a weight in spec.canary ({weights})"
+    return f"service {route.service} has no ready pod of a version with a weight in spec.server.canary ({weights})"

@@ -76,14 +76,15 @@ class Exclusion:
     def detail(self) -> str:
         """For people: what was left out, why, and what would change it."""
         label = "without a version label" if self.version is None else f"of version {self.version}"
+        unready = ", and is not ready" if self.endpoint is not None and not self.endpoint.ready else ""
         match self.cause:
             case ExclusionCause.NOT_READY:
                 return f"pod {self._pod} is not ready"
             case ExclusionCause.VERSION_NOT_LISTED:
-                return f"pod {self._pod} is {label}, which spec.canary does not list: add the version there to give it a share"
+                return f"pod {self._pod} is {label}, which spec.server.canary does not list{unready}: add it for a share"
             case ExclusionCause.WEIGHT_ZERO:
                 where = f"version {self.version}" if self.endpoint is None else f"pod {self._pod}"
-                return f"{where} gets no new connections: version {self.version} has weight 0 in spec.canary"
+                return f"{where} gets no new connections: version {self.version} has weight 0 in spec.server.canary{unready}"
             case ExclusionCause.NO_READY_POD:
                 return f"version {self.version} has no ready pod: its share goes to the other versions"
 

@@ -61,13 +61,16 @@ def test_weight_zero_gets_nothing_even_if_nobody_else_is_ready(world) -> None:
 
 
 def test_a_version_the_strategy_does_not_list_gets_nothing(world) -> None:
-    service = world.service(world.endpoint("a", "v1"), world.endpoint("b", "v9"), world.endpoint("c"), canary={"v1": 1})
+    service = world.service(
+        world.endpoint("a", "v1"), world.endpoint("b", "v9"), world.endpoint("c", ready=False), canary={"v1": 1}
+    )
     route = world.table(service).route(world.http)
     assert [share.version for share in route.shares] == ["v1"]
     unlisted = [exclusion for exclusion in route.excluded if exclusion.cause is ExclusionCause.VERSION_NOT_LISTED]
     assert {exclusion.endpoint.pod.name: exclusion.detail for exclusion in unlisted} == {
-        "b": "pod shop/b is of version v9, which spec.canary does not list: add the version there to give it a share",
-        "c": "pod shop/c is without a version label, which spec.canary does not list: add the version there to give it a share",
+        "b": "pod shop/b is of version v9, which spec.server.canary does not list: add it for a share",
+        "c": "pod shop/c is without a version label, which spec.server.canary does not list, and is not ready: "
+        "add it for a share",
     }
 
 
