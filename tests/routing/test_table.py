@@ -60,6 +60,15 @@ def test_weight_zero_gets_nothing_even_if_nobody_else_is_ready(world) -> None:
     assert not route.groups
 
 
+def test_versions_left_out_say_whether_they_spill_or_have_nothing_to_spill(world) -> None:
+    service = world.service(world.endpoint("a", "v1"), canary={"v1": 1, "v2": 1, "v3": 0})
+    route = world.table(service).route(world.http)
+    assert {exclusion.version: exclusion.detail for exclusion in route.excluded} == {
+        "v2": "version v2 has no ready pod: its share goes to the other versions",
+        "v3": "version v3 gets no new connections: version v3 has weight 0 in spec.server.canary",
+    }
+
+
 def test_a_version_the_strategy_does_not_list_gets_nothing(world) -> None:
     service = world.service(
         world.endpoint("a", "v1"), world.endpoint("b", "v9"), world.endpoint("c", ready=False), canary={"v1": 1}
