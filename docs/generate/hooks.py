@@ -62,7 +62,7 @@ def _describe_member(owner: str, name: str, member: object) -> str:
     else:
         prefix = "async " if inspect.iscoroutinefunction(member) else ""
         head = prefix + _signature(name, member)
-    return f"{fenced(head, 'python')}\n\n{prose(docstring(member, f'{owner}.{name}'))}"
+    return f"#### {owner}.{name}\n\n{fenced(head, 'python')}\n\n{prose(docstring(member, f'{owner}.{name}'))}"
 
 
 def _describe_type(name: str) -> str:

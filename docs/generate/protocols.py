@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 
@@ -27,8 +28,9 @@ def _site_link(match: re.Match[str]) -> str:
         return f"[{text}](../{path.removeprefix('../docs/')}{anchor})"
     if (_FOLDER / path).exists() and path.endswith(".md"):
         return f"[{text}]({_filename(path)}{anchor})"
-    # A file of the repository that is no page of the site: name it.
-    return f"{text} (`{(Path('protocol') / path).as_posix()}`)" if path not in text else f"`protocol/{path}`"
+    # a file of the repository that is no page of the site: name it
+    file = posixpath.normpath(posixpath.join("protocol", path))
+    return f"{text} (`{file}`)" if posixpath.basename(file) not in text else f"`{file}`"
 
 
 def _page(specification: Path) -> Page:

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -43,6 +43,8 @@ def _type_name(annotation: object) -> str:
         return "duration"
     if annotation in _WRITTEN:
         return _WRITTEN[annotation]
+    if typing.get_origin(annotation) in (tuple, list, Sequence):
+        return f"list of {_type_name(typing.get_args(annotation)[0])}"
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " or ".join(_type_name(part) for part in typing.get_args(annotation))
     if isinstance(annotation, type) and not typing.get_args(annotation):

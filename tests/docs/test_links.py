@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from docs.generate.links import broken_links, main
-from docs.generate.navigation import expand
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -76,13 +75,3 @@ def test_a_missing_page_a_missing_anchor_and_a_missing_picture_are_found(tmp_pat
 def test_a_sound_site_passes(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text('<h1 id="top">h</h1><a href="#top">x</a><a href="https://example.org/gone">y</a>')
     assert main([str(tmp_path)]) == 0
-
-
-def test_a_folder_in_the_navigation_becomes_its_pages_without_those_already_named(tmp_path: Path) -> None:
-    for name in ("a.md", "b.md", "index.md"):
-        (tmp_path / "how-to").mkdir(exist_ok=True)
-        (tmp_path / "how-to" / name).write_text("# x\n")
-    assert expand([{"How": ["how-to/index.md", "how-to/*"]}, "x.md"], tmp_path) == [
-        {"How": ["how-to/index.md", "how-to/a.md", "how-to/b.md"]},
-        "x.md",
-    ]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from docs.generate import commands, errors, hooks, metrics, settings
-from docs.generate.page import GenerationError, cell, docstring, prose, table
 from meshless_core import ReplyCode
 from meshless_core.agent.metrics import METRICS, MetricInfo
 
@@ -71,21 +70,3 @@ def test_every_reply_code_is_in_the_reference(code: ReplyCode) -> None:
 @pytest.mark.parametrize("error", errors.error_classes(), ids=lambda error: error.__name__)
 def test_every_error_is_in_the_reference(error: type[BaseException]) -> None:
     assert f"\n## {error.__name__}\n" in page("errors.md")
-
-
-def test_something_public_without_a_docstring_stops_the_generation() -> None:
-    class Silent:
-        pass
-
-    with pytest.raises(GenerationError, match="Silent is public and has no docstring"):
-        docstring(Silent, "Silent")
-
-
-def test_a_cell_keeps_the_table_whole() -> None:
-    assert cell("a | b\n   c") == "a \\| b c"
-    assert table(("x",), [("1|2",)]) == "| x |\n|---|\n| 1\\|2 |"
-
-
-def test_sections_of_a_docstring_become_lists() -> None:
-    text = "Do it.\n\nArgs:\n    a: first, and\n        more.\n\nRaises:\n    ValueError: never.\n"
-    assert prose(text) == "Do it.\n\n**Args**\n\n- `a`: first, and more.\n\n**Raises**\n\n- `ValueError`: never."
