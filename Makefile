@@ -12,7 +12,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?=
 ARGS ?=
-VENV := $(CURDIR)/.venv$(if $(PYTHON),-$(notdir $(PYTHON)))
+VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-setup
 export UV_PROJECT_ENVIRONMENT := $(VENV)
