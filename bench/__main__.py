@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from bench.runner import Plan, Reporter, run
 from bench.selection import cpus_apart, select
 from bench.works import ALL_WORKS
 
+_BUSY = 0.4  # of the CPUs: load and far end need some to themselves
 _OUT = Path(__file__).parent / "out"
 _QUICK = {"rounds": 3, "seconds": 0.2, "warmup": 0.1, "idle": 200}
 _FULL = {"rounds": 5, "seconds": 2.0, "warmup": 0.3, "idle": 2000}
@@ -42,7 +44,7 @@ _FULL = {"rounds": 5, "seconds": 2.0, "warmup": 0.3, "idle": 2000}
 @click.option("--rounds", type=click.IntRange(1, 1000), help="Rounds; medians are taken over them.  [default: 5, quick 3]")
 @click.option("--seconds", type=click.FloatRange(0.05, 3600), help="Length of one measurement.  [default: 2, quick 0.2]")
 @click.option(
-    "--idle", type=click.IntRange(1, 8000), help="Idle connections for the memory each costs.  [default: 2000, quick 200]"
+    "--idle", type=click.IntRange(1, 7000), help="Idle connections for the memory each costs.  [default: 2000, quick 200]"
 )
 @click.option("--pin", is_flag=True, help="Load and server on one half of the CPUs, the programs between them on the other.")
 @click.option("--no-install", is_flag=True, help="Never install a missing peer, even as root: leave its paths out.")
@@ -128,6 +130,8 @@ def _measure(
     # a stop by signal unwinds like Ctrl-C, so that nothing started here is left running
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _reporter(console, plan.steps) as reporter:
+        if os.getloadavg()[0] > _BUSY * len(os.sched_getaffinity(0)):
+            reporter.say("the machine is busy with other work: ratios will scatter, see the range beside each median")
         run(plan, build(install, reporter.say), results, reporter)
     return results
 

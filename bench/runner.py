@@ -114,6 +114,8 @@ def _set_up(
         own.close()
         raise
     stack.push(own)
+    if route.parts:
+        reporter.say(f"{path.name}: " + ", ".join(f"{part} is process {pid}" for part, pid in route.parts.items()))
     memory = {part: memory_of(tree_of([pid])) for part, pid in route.parts.items()}
     return _Standing(
         path,

@@ -45,8 +45,8 @@ def _start(stage: Stage, name: str, bind: str, server: str, threads: int | None,
 
 
 def _most_connections() -> int:
-    """HAProxy refuses to start unless it may have two descriptors for each connection it allows, and some more."""
-    return min(9000, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100) // 2)
+    """HAProxy refuses to start unless it may have two descriptors per connection, half of one for pipes, and some more."""
+    return min(9000, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100) * 10 // 26)
 
 
 @attrs.frozen
