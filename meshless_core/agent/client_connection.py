@@ -213,7 +213,7 @@ class ClientConnection:
         try:
             version = self._choose(route, request)
             self._balancer = self._runtime.balancers.of(route)
-            self._attempts = attempts(route, version, self._balancer, self._started)
+            self._attempts = attempts(route, version, self._balancer, time.monotonic())
         except Exception:
             logger.exception("canary selector failed on connection %s to %s", self._id.hex(), request.service_id)
             self._refuse(ReplyCode.INTERNAL_ERROR, "canary", "the canary selector failed")
@@ -315,6 +315,7 @@ class ClientConnection:
         self._failure = Refusal(code, "routing", reason)
         if code is ReplyCode.CONNECTION_LIMIT:
             self._attempts.limited()
+            self._balancer.on_alive(endpoint)
         elif code in _EJECTS:
             self._balancer.on_failed(endpoint, time.monotonic())
 

@@ -21,7 +21,7 @@ from meshless_core.errors import SocketDirectoryError
 from meshless_core.socketd import protocol
 from meshless_core.socketd.directories import ParkedPod, PodDirectories
 from meshless_core.socketd.readiness import writable
-from meshless_core.types import PodRef
+from meshless_core.types import MeshletRef, PodRef
 
 __all__ = ["SocketdServer"]
 
@@ -57,6 +57,11 @@ class SocketdServer:
     def pods(self) -> dict[PodRef, str]:
         """The pods parked now, with their uids."""
         return {parked.placement.pod: uid for uid, parked in self._pods.items()}
+
+    @property
+    def meshlets(self) -> frozenset[MeshletRef]:
+        """The meshlets of the pods parked now."""
+        return frozenset(parked.placement.meshlet for parked in self._pods.values() if parked.placement.meshlet is not None)
 
     @property
     def served(self) -> frozenset[str]:

@@ -1,0 +1,84 @@
+"""`meshless dev`: a whole mesh on this machine, from one YAML file, without root."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from meshless_core.cli.exit_codes import ExitCode
+from meshless_core.config import load_config
+from meshless_core.dev import DevMesh, RunLayout
+
+__all__ = ["command"]
+
+logger = logging.getLogger(__name__)
+
+
+@click.command("dev")
+@click.argument("file", type=click.Path(exists=True))
+@click.option(
+    "--run-dir",
+    default=".meshless",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Folder for sockets and state; emptied at start and end.",
+)
+@click.option("--config", "config_path", type=click.Path(dir_okay=False), help="Configuration; without it the defaults hold.")
+@click.pass_context
+def command(context: click.Context, file: str, run_dir: str, config_path: str | None) -> int:
+    r"""Run a whole mesh on this machine from one YAML file or folder of Kubernetes objects.
+
+    One process per node's agent; reconciler, issuer and socketd run here. Containers with a command are run as processes with
+    MESHLESS_DIR, POD_NAME and POD_NAMESPACE; a pod without one is yours to play, in RUN_DIR/pods/<namespace>/<pod>. Edit the
+    file while it runs: it applies. Prints "ready" when dialling works. Ctrl-C ends everything and leaves nothing behind.
+
+    \b
+    Example:
+      meshless dev examples/shop.yaml
+      meshless connect --pod-dir .meshless/pods/shop/web-0 http.cart.shop     (in another terminal)
+    """
+    root = context.find_root().params
+    log_options = [f"--log-level={root.get('log_level', 'info')}", f"--log-format={root.get('log_format', 'auto')}"]
+    return asyncio.run(_run(Path(file), run_dir, config_path, log_options))
+
+
+async def _run(file: Path, run_dir: str, config_path: str | None, log_options: list[str]) -> int:
+    mesh = DevMesh(file, RunLayout(run_dir), load_config(config_path), write=_to_stderr, log_options=log_options)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, asked.set)
+    try:
+        await mesh.start()
+        ready = asyncio.create_task(mesh.wait_ready(_progress), name="ready")
+        ended = asyncio.create_task(asked.wait(), name="asked to end")
+        failed = asyncio.create_task(mesh.wait_failed(), name="failed")
+        await asyncio.wait({ready, ended, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            click.echo(f"pods     {mesh.run.pods}", err=True)
+            click.echo(f"nodes    {', '.join(mesh.nodes)}", err=True)
+            click.echo("ready")
+            sys.stdout.flush()
+            await asyncio.wait({ended, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
+        for task in (ready, ended, failed):
+            task.cancel()
+    finally:
+        await mesh.stop()
+    return ExitCode.OK
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _progress(text: str) -> None:
+    logger.info("waiting: %s", text)
