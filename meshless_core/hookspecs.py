@@ -40,6 +40,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import attrs
 import pluggy
 
+from meshless_core.errors import Problem
 from meshless_core.types import (
     AuthorizationRequest,
     Decision,
@@ -113,10 +114,12 @@ class DiscoverySnapshot:
         objects: Kubernetes-style objects (`apiVersion`, `kind`, `metadata`, ...): kinds Meshlet and Pod, plain JSON values.
             Workloads (Deployment, ...) are expanded to Pods by the plugin. Never partly read: all or nothing.
         origin: per object, `file:line` or another hint for error messages; same order as `objects`.
+        problems: why the source as it is now could not be read, if `objects` is the last good state before it; shown to people.
     """
 
     objects: Sequence[Mapping[str, Any]]
     origin: Sequence[str]
+    problems: Sequence[Problem] = ()
 
 
 class Discovery(Protocol):
@@ -126,7 +129,8 @@ class Discovery(Protocol):
         """Yield a complete snapshot at once, then another after every change.
 
         Raises DiscoveryError only if no first snapshot can be made. Later read errors are logged and kept out: the last good
-        snapshot stays. Bursts of changes may be folded into one snapshot.
+        snapshot stays, and is yielded again with `problems` so that people see why. Bursts of changes may be folded into one
+        snapshot.
         """
         ...
 
