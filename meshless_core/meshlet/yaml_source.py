@@ -44,6 +44,8 @@ _BOOLS: Final = {
 }
 _INT: Final = re.compile(r"[-+]?(?:0b[01]+|0o[0-7]+|0x[0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+# The characters YAML 1.1 allows (section 5.1); checked here because the two parsers of PyYAML fail in different ways.
+_UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAGS: Final = "tag:yaml.org,2002:"
 _TAGGED: Final[Mapping[str, tuple[type, ...]]] = {
     _TAGS + "null": (type(None),),
@@ -71,7 +73,7 @@ class Marks:
     """Where a value and all the values in it were written.
 
     Attributes:
-        line: 1-based.
+        line: 1-based; of the key for a field of a mapping.
         children: by key or index; empty for scalars.
     """
 
@@ -106,6 +108,7 @@ class _Open:
     anchor: str | None
     nodes_before: int
     key: str | None = None
+    key_line: int = 0
     skip: bool = False
 
 
@@ -138,6 +141,10 @@ def read_yaml(text: str, source: str) -> tuple[list[YamlDocument], list[Problem]
     if len(text) > MAX_TEXT_LENGTH:
         size = f"the file has {len(text)} characters, more than {MAX_TEXT_LENGTH}: split it"
         return [], [Problem("", size, source)]
+    odd = _UNPRINTABLE.search(text)
+    if odd is not None:
+        line = text.count("\n", 0, odd.start()) + 1
+        return [], [Problem("", f"not valid yaml: unprintable character #x{ord(odd[0]):04x}, remove it", source, line)]
     builder = _Builder(source)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -148,9 +155,6 @@ def read_yaml(text: str, source: str) -> tuple[list[YamlDocument], list[Problem]
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
         builder.problems.append(Problem("", f"not valid yaml: {what}", source, mark.line + 1 if mark else 0))
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        builder.problems.append(Problem("", f"not valid yaml: {error.reason}", source, line))
     except yaml.YAMLError as error:
         builder.problems.append(Problem("", f"not valid yaml: {error}", source))
     return builder.documents, builder.problems
@@ -217,14 +221,14 @@ class _Builder:
             first = top.marks.children[key].line
             self.problems.append(self._problem(line, f"duplicate key, first written on line {first}: keep one", key))
             top.skip = True
-        top.key = key
+        top.key, top.key_line = key, line
 
     def _scalar_value(self, event: Any, line: int) -> Any:
         text: str = event.value
         tag: str | None = event.tag
-        if tag is None or tag == "!":
+        if tag is None:
             return _plain(text) if event.implicit[0] else text
-        if tag == _TAGS + "str":
+        if tag in ("!", _TAGS + "str"):
             return text
         value = _plain(text)
         if type(value) not in _TAGGED.get(tag, ()):
@@ -279,7 +283,8 @@ class _Builder:
             return
         assert top.key is not None
         if not top.skip:
-            top.marks.children[top.key] = marks
+            # The line of the key, not of the value: that is where a person looks for the field.
+            top.marks.children[top.key] = Marks(top.key_line, marks.children)
             top.value[top.key] = value
         top.key, top.skip = None, False
 
