@@ -119,10 +119,17 @@ class IssuerServer:
     async def _serve(self, node: str, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         connections: set[asyncio.Task[None]] = set()
+        # Not loop.sock_accept: cancelled in the wrong moment it loses an accepted connection (CPython 3.11).
+        readable = asyncio.Event()
+        loop.add_reader(listener.fileno(), readable.set)
         try:
             while True:
+                await readable.wait()
+                readable.clear()
                 try:
-                    connection, _ = await loop.sock_accept(listener)
+                    connection, _ = listener.accept()
+                except BlockingIOError:
+                    continue
                 except OSError as error:
                     logger.error("cannot accept leaf requests of node %s: %s", node, error)
                     await asyncio.sleep(self._refresh_interval)  # out of descriptors: do not spin until one is free
@@ -132,6 +139,7 @@ class IssuerServer:
                 connections.add(task)
                 task.add_done_callback(connections.discard)
         finally:
+            loop.remove_reader(listener.fileno())
             listener.close()
             await _cancel(connections)
 

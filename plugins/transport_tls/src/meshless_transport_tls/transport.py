@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -166,9 +167,13 @@ class TlsTransport:
         """Connect to the first of the host's addresses that answers."""
         loop = asyncio.get_running_loop()
         try:
-            candidates = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise failure(Reason.CONNECT_FAILED, f"cannot resolve {host!r}: {error.strerror}") from error
+            # An address needs no resolver, and so no thread: this cannot block.
+            candidates = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            try:
+                candidates = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                raise failure(Reason.CONNECT_FAILED, f"cannot resolve {host!r}: {error.strerror}") from error
         problem: OSError | None = None
         for family, kind, protocol, _, socket_address in candidates:
             connection = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
@@ -183,7 +188,8 @@ class TlsTransport:
                 raise
             else:
                 return connection
-        reason = problem.strerror if problem is not None else "the name has no address"
+        # asyncio writes its own text over the system's; ours says what is wrong (connection refused, no route to host)
+        reason = os.strerror(problem.errno or 0) if problem is not None else "the name has no address"
         raise failure(Reason.CONNECT_FAILED, f"cannot connect to the agent at {address}: {reason}") from problem
 
     def _tune(self, connection: socket.socket) -> None:
