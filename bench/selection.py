@@ -13,7 +13,7 @@ __all__ = ["cpus_apart", "select"]
 
 
 def select(only: Sequence[str], quick: bool) -> tuple[list[Path], list[Work]]:
-    """Choose by name. Naming paths limits the paths, naming works limits the works; a baseline is always measured too.
+    """Choose by name. Naming paths limits the paths, naming works limits the works; what they are compared with is measured too.
 
     Raises:
         BenchError: a name is neither a path nor a work.
@@ -27,6 +27,8 @@ def select(only: Sequence[str], quick: bool) -> tuple[list[Path], list[Work]]:
         )
     named = [paths[name] for name in only if name in paths] or [path for path in ALL_PATHS if path.in_quick or not quick]
     wanted = {path.name for path in named} | {BASELINES[path.group] for path in named}
+    if "meshless" in wanted:
+        wanted.add("direct-unix")  # the latency an agent adds is counted from the bare socket
     chosen_works = [work for work in ALL_WORKS if work.name in only] or list(ALL_WORKS)
     return [path for path in ALL_PATHS if path.name in wanted], chosen_works
 

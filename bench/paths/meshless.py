@@ -93,7 +93,7 @@ class MeshlessPath:
 
 def _wait_until_ready(dev: Process) -> None:
     deadline = time.monotonic() + _READY_SECONDS
-    while not any("ready" in line.split() for line in dev.log.read_text(errors="replace").splitlines()):
+    while "ready" not in map(str.strip, dev.log.read_text(errors="replace").splitlines()):
         dev.check()
         if time.monotonic() > deadline:
             raise PathUnavailableError(f"meshless dev is not ready after {_READY_SECONDS:.0f} s: {dev.tail()}")

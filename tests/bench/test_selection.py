@@ -22,6 +22,10 @@ def test_naming_a_path_brings_its_baseline_and_all_works() -> None:
     assert works == list(ALL_WORKS)
 
 
+def test_meshless_brings_the_bare_socket_its_latency_is_counted_from() -> None:
+    assert [path.name for path in select(["meshless"], quick=True)[0]] == ["direct-unix", "haproxy", "meshless"]
+
+
 def test_naming_a_work_keeps_all_paths() -> None:
     paths, works = select(["bulk"], quick=False)
     assert paths == list(ALL_PATHS)
