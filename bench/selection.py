@@ -13,7 +13,9 @@ __all__ = ["cpus_apart", "select"]
 
 
 def select(only: Sequence[str], quick: bool) -> tuple[list[Path], list[Work]]:
-    """Choose by name. Naming paths limits the paths, naming works limits the works; what they are compared with is measured too.
+    """Choose by name: naming paths limits the paths, naming works limits the works.
+
+    What a path is compared with is measured too.
 
     Raises:
         BenchError: a name is neither a path nor a work.

@@ -6,7 +6,7 @@ import pytest
 from bench.errors import BenchError, PathUnavailableError
 from bench.load_program import Load
 from bench.paths import ALL_PATHS, Group, Path, Route, Stage
-from bench.programs import HAPROXY, STUNNEL
+from bench.programs import HAPROXY, NGINX, STUNNEL
 from bench.results import Results
 from bench.runner import Plan, Reporter, run
 from bench.works import ALL_WORKS
@@ -73,9 +73,12 @@ def test_no_path_at_all_is_an_error_with_the_reasons(load: Load) -> None:
         measured(load, MissingPath())
 
 
-@pytest.mark.parametrize("name", ["haproxy", "haproxy-tls", "stunnel-tls"])
+PEERS = {"haproxy": HAPROXY, "nginx": NGINX, "haproxy-tls": HAPROXY, "stunnel-tls": STUNNEL}
+
+
+@pytest.mark.parametrize("name", PEERS)
 def test_a_peer_carries_every_work_and_its_cost_is_found(load: Load, name: str) -> None:
-    program = STUNNEL if name.startswith("stunnel") else HAPROXY
+    program = PEERS[name]
     if program.find() is None:
         pytest.skip(f"{program.name} is missing: apt-get install {' '.join(program.packages)}")
     results, _ = measured(load, PATHS[name])
