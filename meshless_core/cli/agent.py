@@ -51,7 +51,7 @@ def command(
     access_log: str,
     pid_file: str | None,
 ) -> int:
-    r"""Run the node agent until SIGTERM or SIGINT.
+    """Run the node agent until SIGTERM or SIGINT.
 
     SIGTERM drains: no new connections are accepted (they wait in socketd's listeners for the next agent), live ones get
     agent.drain_timeout to finish. A second SIGTERM ends at once.

@@ -31,7 +31,7 @@ _ROOT_WARNING = datetime.timedelta(days=90)
 
 @click.group()
 def command() -> None:
-    r"""Make, rotate and show the mesh's certificates.
+    """Make, rotate and show the mesh's certificates.
 
     \b
     Examples:
@@ -48,7 +48,7 @@ def command() -> None:
 )
 @output_option
 def init(directory: str, trust_domain: str, output: str) -> int:
-    r"""Make a new root in DIRECTORY (created, mode 0700).
+    """Make a new root in DIRECTORY (created, mode 0700).
 
     Exit code 1: there is an authority already; 2: the name or the directory is not usable.
 
@@ -72,7 +72,7 @@ def init(directory: str, trust_domain: str, output: str) -> int:
 @click.option("--lifetime", default="24h", show_default=True, help="Life of the leaf, like 90m or 24h; at most 2160h.")
 @output_option
 def issue(directory: str, namespace: str, meshlet: str, out: str, lifetime: str, output: str) -> int:
-    r"""Issue a leaf with a new key, by hand.
+    """Issue a leaf with a new key, by hand.
 
     Agents get theirs by themselves; this is for tests and for looking.
     Exit code 1: the authority refuses; 2: a file cannot be read or written.
@@ -106,7 +106,7 @@ def issue(directory: str, namespace: str, meshlet: str, out: str, lifetime: str,
 @click.option("--force", is_flag=True, help="With --finish: do it although leaves of the previous root may still be valid.")
 @output_option
 def rotate(directory: str, finish: bool, force: bool, output: str) -> int:
-    r"""Replace the root without an outage, in two steps.
+    """Replace the root without an outage, in two steps.
 
     The first makes a new root the issuer; both are trusted, and agents renew their leaves. The second, when the old leaves have
     expired (a day later, unless leaves live longer), stops trusting the old root.
@@ -135,7 +135,7 @@ def rotate(directory: str, finish: bool, force: bool, output: str) -> int:
 @click.argument("path", type=click.Path(exists=False))
 @output_option
 def show(path: str, output: str) -> int:
-    r"""Show the certificates of an authority's DIRECTORY or of a PEM FILE.
+    """Show the certificates of an authority's DIRECTORY or of a PEM FILE.
 
     Warns about what has expired or will soon (a root: 90 days; a leaf: a quarter of its life).
     Exit code 1: something has expired; 2: the file cannot be read.

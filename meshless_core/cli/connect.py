@@ -19,14 +19,14 @@ __all__ = ["command"]
 @socket_option
 @click.pass_context
 def command(ctx: click.Context, service_id: ServiceId, pod_dir: str, socket_path: str | None) -> None:
-    r"""Connect standard input and output to a service, like netcat.
+    """Connect standard input and output to a service, like netcat.
 
     SERVICE-ID is <service>.<meshlet>.<namespace>. The end of standard input becomes a half-close: what the service still sends
     is printed.
 
     \b
     Example:
-      printf 'GET / HTTP/1.0\r\n\r\n' | meshless connect --pod-dir .meshless/pods/shop/web http.cart.shop
+      printf 'GET / HTTP/1.0\\r\\n\\r\\n' | meshless connect --pod-dir .meshless/pods/shop/web http.cart.shop
 
     \b
     Exit codes:

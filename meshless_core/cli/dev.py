@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 @click.option("--config", "config_path", type=click.Path(dir_okay=False), help="Configuration; without it the defaults hold.")
 @click.pass_context
 def command(context: click.Context, file: str, run_dir: str, config_path: str | None) -> int:
-    r"""Run a whole mesh on this machine from one YAML file or folder of Kubernetes objects.
+    """Run a whole mesh on this machine from one YAML file or folder of Kubernetes objects.
 
     One process per node's agent; reconciler, issuer and socketd run here. Containers with a command are run as processes with
     MESHLESS_DIR, POD_NAME and POD_NAMESPACE; a pod without one is yours to play, in RUN_DIR/pods/<namespace>/<pod>. Edit the

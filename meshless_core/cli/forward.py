@@ -43,7 +43,7 @@ _MODE = 0o600
 @pod_dir_option
 @socket_option
 def command(address: Address, service_id: ServiceId, max_connections: int, pod_dir: str, socket_path: str | None) -> None:
-    r"""Make a service reachable at a local port or socket, for programs that cannot dial one.
+    """Make a service reachable at a local port or socket, for programs that cannot dial one.
 
     ADDRESS is tcp:<host>:<port> or unix:<path>; port 0 takes any free one. The address that was bound is printed. Each
     connection to it dials SERVICE-ID; a refusal is logged with its reply code, and the connection is reset. Whoever

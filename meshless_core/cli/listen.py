@@ -51,7 +51,7 @@ class _StopError(Exception):
 )
 @pod_dir_option
 def command(service: str, target: Address | None, program: str | None, keep: bool, max_connections: int, pod_dir: str) -> None:
-    r"""Provide a service of this pod.
+    """Provide a service of this pod.
 
     Listens on server/SERVICE in the pod's folder. Without --to and --exec the first connection is joined with standard input
     and output, like nc -l. With --to each connection goes to a server that cannot listen there itself.

@@ -127,7 +127,7 @@ def _exit_code_of(run: Callable[[], object]) -> int:
     help="Form of the log on standard error; auto is pretty on a terminal and json otherwise.",
 )
 def main(log_level: str, log_format: str) -> None:
-    r"""Meshless: a sidecarless L4 service mesh.
+    """Meshless: a sidecarless L4 service mesh.
 
     \b
     Example: a whole mesh on this machine, and a connection through it

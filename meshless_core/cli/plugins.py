@@ -32,7 +32,7 @@ _NEEDS = {"agent": AGENT_NEEDS, "reconciler": RECONCILER_NEEDS, "all": AGENT_NEE
 @click.option("--installed", is_flag=True, help="List every installed plugin instead, enabled or not, without importing any.")
 @output_option
 def command(config_path: str | None, role: str, installed: bool, output: str) -> None:
-    r"""List the active plugins: kind, name, distribution, version, order and effective options.
+    """List the active plugins: kind, name, distribution, version, order and effective options.
 
     Loads and checks them exactly as an agent does at its start, and reports every problem at once, but creates and starts none.
 

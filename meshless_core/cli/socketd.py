@@ -24,7 +24,7 @@ __all__ = ["command"]
 @click.option("--agent-uid", type=int, multiple=True, help="User that may connect as the agent, besides this one. Repeatable.")
 @click.option("--config", "config_path", type=click.Path(dir_okay=False), help="Configuration; without it the defaults hold.")
 def command(node: str, pods_dir: str, control: str, agent_uid: tuple[int, ...], config_path: str | None) -> int:
-    r"""Own the socket folders and listeners of a node's pods, and hand them to the agent.
+    """Own the socket folders and listeners of a node's pods, and hand them to the agent.
 
     Which pods there are comes from the node's manifest on the bus. The listeners stay open while an agent restarts, so
     connects wait instead of failing. Runs until SIGTERM or SIGINT, then removes the folders.

@@ -40,7 +40,7 @@ class _Report:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(allow_dash=True))
 @output_option
 def command(files: tuple[str, ...], output: str) -> int:
-    r"""Check resource files and report every problem with its file, line, path and fix.
+    """Check resource files and report every problem with its file, line, path and fix.
 
     Meshlets are checked in full; of Pods, Deployments, StatefulSets and DaemonSets what Meshless reads; other kinds are
     skipped. A FILE of - is standard input. Exit code 0: all valid; 1: something is invalid; 2: a file cannot be read.

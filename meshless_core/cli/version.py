@@ -14,7 +14,7 @@ __all__ = ["command"]
 
 @click.command()
 def command() -> None:
-    r"""Print the version of Meshless, its plugin API, Python and kernel.
+    """Print the version of Meshless, its plugin API, Python and kernel.
 
     \b
     Example:
