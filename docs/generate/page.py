@@ -39,8 +39,9 @@ def titled(title: str, source: str, introduction: str, parts: Iterable[str]) -> 
 
 
 def cell(text: str) -> str:
-    """`text` as one cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """`text` as one cell of a table: one line, pipes escaped, and no HTML outside inline code."""
+    spans = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    return "".join(span if span.startswith("`") else span.replace("<", "&lt;") for span in spans).replace("|", "\\|")
 
 
 def code(text: str) -> str:

@@ -17,6 +17,7 @@ def test_something_public_without_a_docstring_stops_the_generation() -> None:
 
 def test_a_cell_keeps_the_table_whole() -> None:
     assert cell("a | b\n   c") == "a \\| b c"
+    assert cell("<host>, `<port>`") == "&lt;host>, `<port>`"
     assert table(("x",), [("1|2",)]) == "| x |\n|---|\n| 1\\|2 |"
 
 

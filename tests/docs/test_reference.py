@@ -51,6 +51,7 @@ def test_every_command_is_in_the_reference_with_help_and_an_example() -> None:
     for name, command, context in found:
         assert f"\n## {name}\n" in text, name
         assert command.get_help(context).strip() in text, name
+    assert "\\b" not in text, "a raw docstring shows click's \\b instead of obeying it"
     without = [name for name, command, _ in found if "xample" not in (command.help or "") + (command.epilog or "")]
     assert not without, f"no example in the help of {', '.join(without)}"
 
