@@ -1,1 +1,1 @@
-"""PENDING."""
+"""Discovery for Meshless: ordinary Kubernetes YAML from files and folders."""
