@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from meshless_core.relay.ending import IdleTimer, close_with_reset, describe
 from meshless_core.relay.interface import MAX_REASON_CHARS, EndedBy, Outcome, RelayResult
-from meshless_core.tunnel import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, Reset, ResetCode, State
+from meshless_core.tunnel import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, Reset, ResetCode
 
 if TYPE_CHECKING:
     from meshless_core.relay.framed import FramedSession
@@ -46,6 +46,7 @@ class FramedRelay:
     __slots__ = (
         "_broken",
         "_delivered",
+        "_ended",
         "_ended_first",
         "_fd",
         "_from_tunnel",
@@ -53,6 +54,7 @@ class FramedRelay:
         "_mask",
         "_on_close",
         "_payload",
+        "_peer_ended",
         "_pending",
         "_plain",
         "_plain_eof",
@@ -97,6 +99,8 @@ class FramedRelay:
         self._plain_eof = False  # FIN (or RESET) was sent
         self._tunnel_eof = False  # FIN was received
         self._delivered = False  # ... and the plain end was told
+        self._ended = False  # END was sent
+        self._peer_ended = False  # END was received
         self._broken = False  # the plain end takes nothing any more
         self._reason = ""
         self._ended_first: EndedBy | None = None
@@ -159,6 +163,7 @@ class FramedRelay:
                 self._ended_first = self._ended_first or self._far
                 self._tell_plain_eof()
             elif type(event) is End:
+                self._peer_ended = True
                 self._check_done()
             elif type(event) is Reset:
                 outcome = _MEANING[event.code]
@@ -253,6 +258,7 @@ class FramedRelay:
         frames = bytes(last) + session.protocol.fin()
         if self._delivered:
             frames += session.protocol.end()
+            self._ended = True
         session.send(frames)
         self.watch()
         self._check_done()
@@ -338,10 +344,12 @@ class FramedRelay:
                 raise
         if self._plain_eof:
             self._session.send(self._session.protocol.end())
+            self._ended = True
             self._check_done()
 
     def _check_done(self) -> None:
-        if self._session.protocol.local_state is State.IDLE:
+        # Not `protocol.idle`: the protocol may be ahead by the events of one read; what counts is what was handled here.
+        if self._ended and self._peer_ended:
             self._finish("closed", "", self._ended_first or self._near)
 
     # --- the end -------------------------------------------------------------------------------------------------------
