@@ -1,0 +1,89 @@
+"""The front door says what it can do, and CI skips nothing and hides nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CLOSING = "=== 3 passed, 1 failed in 12.30s (0:00:12) ==="
+
+
+def run(*command: str, cwd: Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "CI"))}
+    if path:
+        environment["PATH"] = path
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_target() -> None:
+    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert phony
+    shown = run("make", "help", cwd=ROOT).stdout
+    assert {"setup", "demo", "test", "lint", "fix", "docs", "bench", "help"} == set(phony.group(1).split())
+    assert all(re.search(rf"^  make {target} +\S", shown, re.MULTILINE) for target in phony.group(1).split())
+
+
+def test_setup_names_an_interpreter_that_does_not_run_and_makes_nothing(tmp_path: Path) -> None:
+    result = run("sh", str(ROOT / ".ci/setup"), str(tmp_path / "venv"), "/nowhere/python3", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "/nowhere/python3 does not run or is older than Python 3.11" in result.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_says_what_to_install_where_there_is_no_python(tmp_path: Path) -> None:
+    for name in ("sh", "id", "cut"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    result = run(str(tmp_path / "sh"), str(ROOT / ".ci/setup"), str(tmp_path / "venv"), cwd=tmp_path, path=str(tmp_path))
+    assert result.returncode == 1
+    assert "no Python >= 3.11 found" in result.stderr
+    assert "apt-get install" in result.stderr
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A folder with the real `.ci/run` and a `make` that notes its targets and fails where it is told to."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("ip", "tcpdump", "curl", "openssl", "gcc", "go"):
+        (programs / name).write_text("#!/bin/sh\n")
+    (programs / "make").write_text(
+        f'#!/bin/sh\necho "$1" >> done\necho "CI=$CI"\n[ "$1" != test ] || echo "{CLOSING}"\n[ ! -e "fail-$1" ]\n'
+    )
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    return tmp_path
+
+
+def ci(house: Path) -> subprocess.CompletedProcess[str]:
+    return run("bash", ".ci/run", cwd=house, path=f"{house}/programs:{os.environ['PATH']}")
+
+
+def test_ci_runs_every_section_with_ci_set_and_ends_with_the_closing_line_of_the_tests(house: Path) -> None:
+    result = ci(house)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (house / "done").read_text().split() == ["setup", "lint", "test", "demo", "docs"]
+    assert "CI=true" in result.stdout
+    assert result.stdout.rstrip().endswith(CLOSING)
+
+
+@pytest.mark.parametrize("section", ["lint", "test", "demo", "docs"])
+def test_ci_fails_if_one_section_fails_and_runs_the_others_all_the_same(house: Path, section: str) -> None:
+    (house / f"fail-{section}").touch()
+    result = ci(house)
+    assert result.returncode == 1
+    assert (house / "done").read_text().split() == ["setup", "lint", "test", "demo", "docs"]
+    assert re.search(rf"^{section} +FAILED", result.stdout, re.MULTILINE)
+
+
+def test_ci_stops_where_the_set_up_fails(house: Path) -> None:
+    (house / "fail-setup").touch()
+    assert ci(house).returncode == 1
+    assert (house / "done").read_text().split() == ["setup"]
