@@ -52,6 +52,7 @@ __all__ = ["Agent", "AgentParts"]
 logger = logging.getLogger(__name__)
 
 _VERSION: Final = "0.1.0"
+_PATIENCE: Final = 3.0  # seconds a starting agent leaves connects in the backlog, less than a client waits for its reply
 
 
 @attrs.frozen(kw_only=True)
@@ -220,6 +221,17 @@ class Agent:
         self._require_leaves()
 
     async def _await_socketd(self) -> None:
+        """Accept when connections can be made; or after a while all the same, to say NOT_READY instead of nothing."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self.socketd.wait_snapshot()
+                self._socketd_ready = True
+                self._require_leaves()
+                await self.documents.wait_available()
+                await self.leaves.ready()
+        except TimeoutError:
+            logger.warning("accepting although not ready yet; /readyz says why")
+        self._clients.open()
         await self.socketd.wait_snapshot()
         self._socketd_ready = True
         self._require_leaves()

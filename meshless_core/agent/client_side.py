@@ -31,13 +31,26 @@ class ClientSide:
         self.admission = admission
         self.tunnels = tunnels
         self._listeners: dict[str, _PodListener] = {}
+        self._waiting: dict[str, PodSockets] = {}
+        self._open = False
 
     def add(self, pod: PodSockets) -> None:
-        """Begin to accept connections of a pod."""
-        self._listeners[pod.placement.uid] = _PodListener(self, pod)
+        """Accept connections of a pod, as soon as `open` was called."""
+        if self._open:
+            self._listeners[pod.placement.uid] = _PodListener(self, pod)
+        else:
+            self._waiting[pod.placement.uid] = pod
+
+    def open(self) -> None:
+        """Begin to accept. Until then connects wait in the backlogs: an agent that just started would only refuse them."""
+        self._open = True
+        for pod in self._waiting.values():
+            self.add(pod)
+        self._waiting.clear()
 
     def remove(self, uid: str) -> None:
         """Stop accepting connections of a pod that is gone."""
+        self._waiting.pop(uid, None)
         listener = self._listeners.pop(uid, None)
         if listener is not None:
             listener.stop()
@@ -47,6 +60,7 @@ class ClientSide:
         for listener in self._listeners.values():
             listener.stop()
         self._listeners.clear()
+        self._waiting.clear()
 
 
 class _PodListener:

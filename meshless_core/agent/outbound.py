@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import attrs
 
@@ -40,6 +41,8 @@ class _Idle:
     since: float
 
 
+_LEAF_POLL_SECONDS: Final = 0.02
+
 OnOpened = Callable[[FramedSession | None, OpenReply], None]
 """Called once with the session and an OK reply, or without a session and the reason."""
 
@@ -54,9 +57,9 @@ class OutboundTunnels:
     """
 
     def __init__(self, runtime: AgentRuntime, transport: Transport, credentials: CredentialsSource) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self._transport = transport
-        self._credentials = credentials
+        self.credentials = credentials
         self._idle: dict[_Key, list[_Idle]] = {}
         self._keys: dict[FramedSession, _Key] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -92,20 +95,20 @@ class OutboundTunnels:
         if key is None:
             session.close()
             return
-        credentials = self._credentials.get(key.source)
+        credentials = self.credentials.get(key.source)
         pool = self._idle.setdefault(key, [])
         if (
-            self._runtime.draining
+            self.runtime.draining
             or credentials is None
             or credentials.serial != key.serial
-            or len(pool) >= self._runtime.settings.tunnel_pool_size
+            or len(pool) >= self.runtime.settings.tunnel_pool_size
             or session.state != "idle"
         ):
             self.discard(session)
             return
-        pool.append(_Idle(session, self._runtime.loop.time()))
+        pool.append(_Idle(session, self.runtime.loop.time()))
         if self._sweeper is None:
-            self._sweeper = self._runtime.loop.call_later(self._runtime.settings.tunnel_idle, self._sweep)
+            self._sweeper = self.runtime.loop.call_later(self.runtime.settings.tunnel_idle, self._sweep)
 
     def discard(self, session: FramedSession) -> None:
         """Close a session and forget it."""
@@ -115,7 +118,7 @@ class OutboundTunnels:
     def flush(self) -> None:
         """Close all idle sessions whose credentials are no longer current: after a rotation."""
         for key, pool in list(self._idle.items()):
-            credentials = self._credentials.get(key.source)
+            credentials = self.credentials.get(key.source)
             if credentials is None or credentials.serial != key.serial:
                 for idle in list(pool):
                     self.discard(idle.session)
@@ -128,7 +131,8 @@ class OutboundTunnels:
         for session in list(self._keys):
             self.discard(session)
 
-    def _take(self, key: _Key) -> FramedSession | None:
+    def take(self, key: _Key) -> FramedSession | None:
+        """A warm session for `key`, None if there is none."""
         pool = self._idle.get(key)
         while pool:
             session = pool.pop().session
@@ -139,17 +143,21 @@ class OutboundTunnels:
             self.discard(session)
         return None
 
-    async def _connect(self, key: _Key) -> FramedSession:
+    async def connect(self, address: str, source: Identity, target: Identity) -> FramedSession:
+        """A fresh session, not pooled yet.
+
+        Raises:
+            TransportError: it could not be made.
+        """
         try:
-            stream = await self._transport.connect(key.address, source=key.source, target=key.target)
+            stream = await self._transport.connect(address, source=source, target=target)
         except TransportError as error:
-            self._runtime.metrics.handshake("client", error.reason)
+            self.runtime.metrics.handshake("client", error.reason)
             raise
-        self._runtime.metrics.handshake("client", "ok")
-        session = FramedSession(self._runtime.reactor, stream, role="client")
+        self.runtime.metrics.handshake("client", "ok")
+        session = FramedSession(self.runtime.reactor, stream, role="client")
         session.on_lost = partial(self._lost, session)
-        # the stream knows which credentials it really used; they may have been rotated since the key was made
-        self._keys[session] = attrs.evolve(key, serial=stream.serial)
+        self._keys[session] = _Key(stream.serial, address, source, target)
         return session
 
     def _lost(self, session: FramedSession, reason: str) -> None:
@@ -168,8 +176,8 @@ class OutboundTunnels:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        limit = self._runtime.settings.tunnel_idle
-        now = self._runtime.loop.time()
+        limit = self.runtime.settings.tunnel_idle
+        now = self.runtime.loop.time()
         oldest = now
         for pool in list(self._idle.values()):
             for idle in list(pool):
@@ -178,7 +186,7 @@ class OutboundTunnels:
                 else:
                     oldest = min(oldest, idle.since)
         if self._idle:
-            self._sweeper = self._runtime.loop.call_later(max(oldest + limit - now, 0.05), self._sweep)
+            self._sweeper = self.runtime.loop.call_later(max(oldest + limit - now, 0.05), self._sweep)
 
 
 class TunnelOpening:
@@ -199,15 +207,13 @@ class TunnelOpening:
         self._on_opened: OnOpened | None = on_opened
         self._session: FramedSession | None = None
         self._task: asyncio.Task[None] | None = None
-        loop = tunnels._runtime.loop  # noqa: SLF001 - one unit in two classes
-        credentials = tunnels._credentials.get(source)  # noqa: SLF001 - one unit in two classes
+        self._address, self._source, self._target = address, source, target
+        self._timer = tunnels.runtime.loop.call_later(timeout, self._timed_out, timeout)
+        credentials = tunnels.credentials.get(source)
         if credentials is None:
-            reason = f"this agent holds no leaf for {source} yet: is the issuer running"
-            self._timer = loop.call_later(0, self._finish, None, OpenReply(ReplyCode.TUNNEL_FAILED, reason))
+            self._task = tunnels.runtime.spawn(self._await_leaf(), "await-leaf")
             return
-        self._key = _Key(credentials.serial, address, source, target)
-        self._timer = loop.call_later(timeout, self._timed_out, timeout)
-        warm = tunnels._take(self._key)  # noqa: SLF001 - one unit in two classes
+        warm = tunnels.take(_Key(credentials.serial, address, source, target))
         if warm is not None:
             self._open(warm, fresh=False)
         else:
@@ -218,18 +224,25 @@ class TunnelOpening:
         self._on_opened = None
         self._finish(None, OpenReply(ReplyCode.TIMEOUT, "cancelled"))
 
+    async def _await_leaf(self) -> None:
+        """The first connection of a new pod may be faster than its meshlet's leaf."""
+        while self._tunnels.credentials.get(self._source) is None:  # noqa: ASYNC110 - a CredentialsSource has no event
+            await asyncio.sleep(_LEAF_POLL_SECONDS)
+        self._task = None
+        self._connect()
+
     def _connect(self) -> None:
-        self._task = self._tunnels._runtime.spawn(self._connect_fresh(), "tunnel-connect")  # noqa: SLF001 - as above
+        self._task = self._tunnels.runtime.spawn(self._connect_fresh(), "tunnel-connect")
 
     async def _connect_fresh(self) -> None:
         try:
-            session = await self._tunnels._connect(self._key)  # noqa: SLF001 - one unit in two classes
+            session = await self._tunnels.connect(self._address, self._source, self._target)
         except TransportError as error:
             self._task = None
             self._finish(None, OpenReply(ReplyCode.TUNNEL_FAILED, f"{error.reason}: {error}"[:256]))
             return
         except Exception as error:
-            logger.exception("transport failed to connect to %s", self._key.address)
+            logger.exception("transport failed to connect to %s", self._address)
             self._task = None
             self._finish(None, OpenReply(ReplyCode.INTERNAL_ERROR, f"transport failed: {type(error).__name__}"))
             return
@@ -261,7 +274,11 @@ class TunnelOpening:
             self._connect()
 
     def _timed_out(self, timeout: float) -> None:
-        self._finish(None, OpenReply(ReplyCode.TIMEOUT, f"agent at {self._key.address} did not answer within {timeout:g} s"))
+        if self._tunnels.credentials.get(self._source) is None:
+            reason = f"this agent holds no leaf for {self._source}: is the issuer running"
+            self._finish(None, OpenReply(ReplyCode.TUNNEL_FAILED, reason))
+            return
+        self._finish(None, OpenReply(ReplyCode.TIMEOUT, f"agent at {self._address} did not answer within {timeout:g} s"))
 
     def _finish(self, session: FramedSession | None, reply: OpenReply) -> None:
         self._timer.cancel()
