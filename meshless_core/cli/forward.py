@@ -62,11 +62,15 @@ def command(address: Address, service_id: ServiceId, max_connections: int, pod_d
     """
     path = client_socket_path(pod_dir, socket_path)
     with listen_on(address, mode=_MODE) as listening:
-        click.echo(f"listening on {listening.address}, forwarding to {service_id}")
-        if not listening.address.private:
-            _LOG.warning("%s can be reached from other machines: whoever connects acts as this pod", listening.address)
         serve = partial(_forward, service_id, path)
-        asyncio.run(serve_until_stopped(listening.socket, serve, max_connections=max_connections))
+        ready = partial(_announce, listening.address, service_id)
+        asyncio.run(serve_until_stopped(listening.socket, serve, max_connections=max_connections, ready=ready))
+
+
+def _announce(address: Address, service_id: ServiceId) -> None:
+    if not address.private:
+        _LOG.warning("%s can be reached from other machines: whoever connects acts as this pod", address)
+    click.echo(f"listening on {address}, forwarding to {service_id}")
 
 
 async def _forward(service_id: ServiceId, path: str, local: socket.socket) -> None:

@@ -9,12 +9,13 @@ import select
 import shlex
 import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Final, NoReturn
 
 import click
 
-from meshless_core.cli.addresses import Address, AddressType, Listening, listen_on, reach
+from meshless_core.cli.addresses import Address, AddressType, listen_on, reach
 from meshless_core.cli.dialing import pod_dir_option
 from meshless_core.cli.piping import pipe, reset
 from meshless_core.cli.serving import serve_until_stopped
@@ -74,13 +75,12 @@ def command(service: str, target: Address | None, program: str | None, keep: boo
     arguments = _split(program)
     address = Address(path=os.path.abspath(os.path.join(pod_dir, "server", service)))
     with listen_on(address, mode=_MODE) as listening:
-        click.echo(f"listening on {listening.address}", err=True)
-        if target is not None:
-            asyncio.run(serve_until_stopped(listening.socket, partial(_relay, target), max_connections=max_connections))
-        elif arguments:
-            asyncio.run(serve_until_stopped(listening.socket, partial(_run, arguments), max_connections=max_connections))
-        else:
-            _serve_standard_streams(listening, keep=keep)
+        ready = partial(click.echo, f"listening on {listening.address}", err=True)
+        if target is None and not arguments:
+            _serve_standard_streams(listening.socket, keep=keep, ready=ready)
+            return
+        serve = partial(_run, arguments) if target is None else partial(_relay, target)
+        asyncio.run(serve_until_stopped(listening.socket, serve, max_connections=max_connections, ready=ready))
 
 
 def _split(program: str | None) -> list[str]:
@@ -95,13 +95,14 @@ def _split(program: str | None) -> list[str]:
     return arguments
 
 
-def _serve_standard_streams(listening: Listening, *, keep: bool) -> None:
+def _serve_standard_streams(listener: socket.socket, *, keep: bool, ready: Callable[[], None]) -> None:
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        ready()
         while True:
-            select.select([listening.socket], [], [])
+            select.select([listener], [], [])
             try:
-                connection, _ = listening.socket.accept()
+                connection, _ = listener.accept()
             except (BlockingIOError, ConnectionError):
                 continue  # it was gone before we took it
             with connection:

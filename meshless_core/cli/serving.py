@@ -18,7 +18,11 @@ _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 
 
 async def serve_until_stopped(
-    listener: socket.socket, serve: Callable[[socket.socket], Awaitable[None]], *, max_connections: int
+    listener: socket.socket,
+    serve: Callable[[socket.socket], Awaitable[None]],
+    *,
+    max_connections: int,
+    ready: Callable[[], None],
 ) -> None:
     """Accept and serve until SIGINT or SIGTERM, then cancel what still runs and return.
 
@@ -26,6 +30,7 @@ async def serve_until_stopped(
         listener: non-blocking; stays open.
         serve: serves one connection, owns and closes it, also when cancelled.
         max_connections: served at a time; more wait in the listener's backlog.
+        ready: called once from when on a signal ends it in order; the moment to tell people.
     """
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
@@ -33,6 +38,7 @@ async def serve_until_stopped(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, accepting.cancel)
     try:
+        ready()
         await asyncio.wait([accepting])
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
