@@ -44,7 +44,7 @@ def command() -> None:
 @command.command()
 @click.argument("directory", type=click.Path(file_okay=False))
 @click.option(
-    "--trust-domain", required=True, metavar="NAME", help="DNS name of the mesh; part of every identity, cannot be changed."
+    "--trust-domain", required=True, metavar="NAME", help="DNS name of the mesh; part of every identity, fixed for good."
 )
 @output_option
 def init(directory: str, trust_domain: str, output: str) -> int:

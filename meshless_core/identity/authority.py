@@ -160,6 +160,7 @@ class CertificateAuthority:
             raise IdentityError(
                 f"a leaf cannot live {lifetime}: choose more than 0 and at most {certificates.MAX_LEAF_LIFETIME.days} days"
             )
+        self.refresh()  # a root another process has just retired must sign nothing more
         public_key = certificates.load_request(request_pem)
         now = _as_time(self._clock())
         leaf = certificates.build_leaf(public_key, identity, self._root, self._key, now, lifetime)
