@@ -59,4 +59,6 @@ def configure_logging(
     """
     target = stream if stream is not None else sys.stderr
     handler = _StructuredHandler(target, pretty=form == "pretty" or (form == "auto" and target.isatty()))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]  # not basicConfig: it would give the handler a formatter of its own
+    root.setLevel(level.upper())

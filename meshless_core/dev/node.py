@@ -57,7 +57,7 @@ class DevNode:
             [
                 sys.executable,
                 "-m",
-                "meshless_core.cli.main",
+                "meshless_core.cli",
                 *log_options,
                 "agent",
                 f"--node={name}",

@@ -88,6 +88,7 @@ class ChildProcess:
         task, self._task = self._task, None
         if task is None:
             return
+        self._restart = "Never"
         process = self._process
         if process is not None and process.returncode is None:
             _signal_group(process.pid, signal.SIGTERM)
@@ -104,7 +105,8 @@ class ChildProcess:
             began = loop.time()
             code = await self._run_once()
             if self._restart == "Never" or (self._restart == "OnFailure" and code == 0):
-                logger.info("%s ended with %s and is not restarted", self.name, _ending(code))
+                if self._task is not None:
+                    logger.info("%s ended with %s and is not restarted", self.name, _ending(code))
                 return
             if loop.time() - began >= _STABLE_SECONDS:
                 delay = _FIRST_RESTART

@@ -40,7 +40,7 @@ def configure(config: Config, file: Path, run: RunLayout) -> Config:
         ConfigError: a plugin that a dev mesh needs is not enabled.
     """
     overrides: dict[str, dict[str, object]] = {
-        "discovery_file": {"path": str(file.absolute())},
+        "discovery_file": {"paths": [str(file.absolute())]},
         "bus_directory": {"path": str(run.bus)},
     }
     names = {setting.name for setting in config.plugins}
