@@ -214,7 +214,7 @@ def _canary(found: Findings | None, declared: bool) -> _Verdict:
         return (
             True,
             "CanaryVersionNotListed",
-            f"ready pods with {versions} get no connections: list them under spec.server.canary",
+            f"ready pods with version {versions} get no connections: list them under spec.server.canary",
         )
     return False, "AllVersionsAvailable", ""
 
