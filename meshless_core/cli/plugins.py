@@ -13,11 +13,16 @@ import click
 from meshless_core.cli.options import config_option, output_option
 from meshless_core.cli.output import emit
 from meshless_core.config import load_config
-from meshless_core.plugins import AGENT_NEEDS, RECONCILER_NEEDS, Registration, installed_plugins, load_plugins
+from meshless_core.plugins import AGENT_NEEDS, RECONCILER_NEEDS, Kind, Registration, installed_plugins, load_plugins
 
 __all__ = ["command"]
 
-_NEEDS = {"agent": AGENT_NEEDS, "reconciler": RECONCILER_NEEDS, "all": AGENT_NEEDS | RECONCILER_NEEDS}
+_NEEDS = {
+    "agent": AGENT_NEEDS,
+    "reconciler": RECONCILER_NEEDS,
+    "all": AGENT_NEEDS | RECONCILER_NEEDS,
+    "none": frozenset[Kind](),
+}
 
 
 @click.command()
