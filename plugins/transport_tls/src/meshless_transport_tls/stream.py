@@ -27,6 +27,7 @@ _MAX_FILL: Final = 256 * 1024
 _MAX_TAKEN: Final = 64 * 1024
 _MAX_UNASKED: Final = 256 * 1024
 _FILLS_PER_READ: Final = 4
+_NOTHING: Final = memoryview(b"")
 
 
 class TlsStream:
@@ -68,8 +69,8 @@ class TlsStream:
         self._peer = peer
         self._local = local
         self._serial = serial
-        self._unsent = memoryview(b"")
-        self._probed = memoryview(b"")  # decrypted by `pending` to find out
+        self._unsent = _NOTHING
+        self._probed = _NOTHING  # decrypted by `pending` to find out
         self._starved = False  # no complete record is left in `incoming`
         self._end = False
         self._end_told = False
@@ -122,8 +123,18 @@ class TlsStream:
                     return count
                 if not self._starved:
                     continue  # the end or a failure: told above
-            if not self._fill(room):
+            try:
+                data = self._socket.recv(min(max(room, _MIN_FILL), _MAX_FILL))
+            except BlockingIOError:
                 return None
+            except OSError as error:
+                self._failure = error
+                raise
+            if data:
+                self._incoming.write(data)
+                self._starved = False
+            else:
+                self._end = True
         return None
 
     def pending(self) -> bool:
@@ -150,11 +161,13 @@ class TlsStream:
 
     def write(self, data: bytes | bytearray | memoryview) -> int | None:
         """See `SecureStream.write`. Only encrypts: `flush` sends, so that several writes leave in one packet."""
-        self._check_usable()
+        if self._failure is not None:
+            raise self._failure
         room = _MAX_TAKEN - self._outgoing.pending
-        if (self._unsent or room <= 0) and not self.flush():
-            return None
-        room = _MAX_TAKEN - self._outgoing.pending
+        if self._unsent or room <= 0:
+            if not self.flush():
+                return None
+            room = _MAX_TAKEN
         size = len(data)
         try:
             if size <= _RECORD:
@@ -170,23 +183,23 @@ class TlsStream:
 
     def flush(self) -> bool:
         """See `SecureStream.flush`."""
-        self._check_usable()
-        unsent = self._unsent
-        while True:
-            if not unsent:
-                if not self._outgoing.pending:
-                    self._unsent = unsent
+        if self._failure is not None:
+            raise self._failure
+        try:
+            while True:
+                unsent = self._unsent or self._outgoing.read()
+                if not unsent:
                     return True
-                unsent = memoryview(self._outgoing.read())
-            try:
                 sent = self._socket.send(unsent)
-            except BlockingIOError:
-                self._unsent = unsent
-                return False
-            except OSError as error:
-                self._failure = error
-                raise
-            unsent = unsent[sent:]
+                # Empty afterwards unless the kernel took only a part; then the next turn finds out that it is full.
+                self._unsent = memoryview(unsent)[sent:] if sent < len(unsent) else _NOTHING
+        except BlockingIOError:
+            if not self._unsent:
+                self._unsent = memoryview(unsent)
+            return False
+        except OSError as error:
+            self._failure = error
+            raise
 
     def close(self) -> None:
         """See `SecureStream.close`. Says goodbye (close_notify) if that is possible without waiting."""
@@ -201,7 +214,7 @@ class TlsStream:
             logger.debug("no goodbye to %s: %s", self._peer, error)
         self._closed = True
         self._failure = failure(Reason.CLOSED, f"the stream to {self._peer} is closed on this side")
-        self._unsent = self._probed = memoryview(b"")
+        self._unsent = self._probed = _NOTHING
         self._socket.close()
 
     def _decrypt(self, buffer: memoryview, room: int) -> int:
@@ -216,7 +229,7 @@ class TlsStream:
                     self._end = True
                     break
                 got += count
-                if not incoming.pending and not tls.pending():
+                if not incoming.pending and (got < room or not tls.pending()):
                     self._starved = True  # saves the exception that would say so
                     break
         except ssl.SSLWantReadError:
@@ -226,22 +239,6 @@ class TlsStream:
         except ssl.SSLError as error:
             self._break(error)
         return got
-
-    def _fill(self, room: int) -> bool:
-        """Receive once; False if there was nothing."""
-        try:
-            data = self._socket.recv(min(max(room, _MIN_FILL), _MAX_FILL))
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self._failure = error
-            raise
-        if data:
-            self._incoming.write(data)
-            self._starved = False
-        else:
-            self._end = True
-        return True
 
     def _answer(self) -> None:
         """Send what OpenSSL wants to say by itself (a key update, an alert), as far as it goes now."""
@@ -256,10 +253,6 @@ class TlsStream:
             logger.debug("cannot answer %s: %s", self._peer, error)  # not lost: the next read or write meets it too
         finally:
             self._failure = kept
-
-    def _check_usable(self) -> None:
-        if self._failure is not None:
-            raise self._failure
 
     def _break(self, error: ssl.SSLError) -> TransportError:
         broken = from_ssl_error(error, str(self._peer))
