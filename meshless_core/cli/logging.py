@@ -62,3 +62,5 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]  # not basicConfig: it would give the handler a formatter of its own
     root.setLevel(level.upper())
+    # it notes every change of any file beside the ones it follows: a log written there would feed itself for ever
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)

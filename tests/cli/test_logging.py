@@ -67,3 +67,12 @@ def test_configuring_again_replaces_the_earlier_configuration() -> None:
     configure_logging(stream=first)
     log(second)
     assert first.getvalue() == ""
+
+
+def test_the_file_watcher_does_not_write_about_every_change() -> None:
+    stream = io.StringIO()
+    configure_logging(stream=stream, level="debug")
+    logging.getLogger("watchfiles.main").info("1 change detected")
+    logging.getLogger("watchfiles.main").warning("something is wrong")
+    assert "1 change detected" not in stream.getvalue()
+    assert "something is wrong" in stream.getvalue()
