@@ -97,7 +97,7 @@ class Reader:
             assert time.monotonic() < deadline, f"$ {command}\n{done.stdout}\nbut the page shows:\n{shown}"
 
     def _start(self, command: str, shown: str) -> None:
-        log = self.folder / f"terminal-{len(self._running)}.log"
+        log = self.folder.parent / f"terminal-{len(self._running)}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", f"exec {command}"],
