@@ -39,7 +39,7 @@ def command(context: click.Context, file: str, run_dir: str, config_path: str | 
 
     \b
     Example:
-      meshless dev examples/shop.yaml
+      meshless dev examples/01-demo/shop.yaml
       meshless connect --pod-dir .meshless/pods/shop/web-0 http.cart.shop     (in another terminal)
     """
     root = context.find_root().params
