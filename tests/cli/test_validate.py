@@ -127,3 +127,10 @@ def test_no_file_is_a_usage_error() -> None:
     result = CliRunner().invoke(main, ["validate"])
     assert result.exit_code == 2
     assert "error: Missing argument 'FILE...'" in result.stderr
+
+
+def test_the_guides_example_is_valid_as_the_guide_says() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "write-a-meshlet.md").read_text()
+    example = guide.split('```yaml title="cart.yaml"\n')[1].split("```")[0]
+    shown = guide.split("$ meshless validate cart.yaml\n")[1].split("```")[0]
+    assert CliRunner().invoke(main, ["validate", "-"], input=example).stdout == shown

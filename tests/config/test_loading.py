@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshless_core.config import Config, PluginSetting, config_to_data, config_to_yaml, load_config, parse_config
+from meshless_core.config import (
+    DEFAULT_PLUGINS,
+    Config,
+    PluginSetting,
+    config_to_data,
+    config_to_yaml,
+    load_config,
+    parse_config,
+)
 from meshless_core.errors import ConfigError
 
 FULL = """\
@@ -156,3 +164,10 @@ def test_any_text_gives_a_configuration_or_problems(text: str) -> None:
     except ConfigError as error:
         found = error
     assert isinstance(found, Config) or found.problems
+
+
+def test_the_guides_example_is_a_configuration() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "configure.md").read_text()
+    config = parse_config(guide.split('```yaml title="meshless.yaml"\n')[1].split("```")[0], "guide.yaml")
+    assert config.agent.drain_timeout == 60.0
+    assert [plugin.name for plugin in config.plugins] == list(DEFAULT_PLUGINS)
