@@ -88,3 +88,15 @@ def test_a_peer_carries_every_work_and_its_cost_is_found(load: Load, name: str) 
     assert finding is not None
     assert min(finding.resident_at_start.values()) > 0
     assert finding.per_connection is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "agents"), [("meshless", 1), ("meshless-tls", 2)])
+def test_meshless_carries_every_work_through_real_agents(load: Load, name: str, agents: int) -> None:
+    results, _ = measured(load, PATHS[name])
+    assert results.failures == []
+    assert {one.work for one in results.samples} == {work.name for work in ALL_WORKS}
+    finding = results.memory_of(name)
+    assert finding is not None
+    assert len(finding.resident_at_start) == agents
+    assert min(finding.resident_at_start.values()) > 0
