@@ -62,6 +62,7 @@ class FramedRelay:
         "_reason",
         "_recv_into",
         "_send",
+        "_sendmsg",
         "_session",
         "_to_tunnel",
         "_tunnel_eof",
@@ -90,6 +91,7 @@ class FramedRelay:
         self._fd = plain.fileno()
         self._recv_into = plain.recv_into
         self._send = plain.send
+        self._sendmsg = plain.sendmsg
         self._payload = reactor.scratch[HEADER_BYTES : HEADER_BYTES + MAX_DATA_BYTES]
         self._on_close = on_close
         self._mask = _UNREGISTERED
@@ -155,10 +157,15 @@ class FramedRelay:
 
     def receive(self, events: Sequence[Event]) -> list[Event]:
         """Handle what came out of the tunnel; returns what came behind this connection's end."""
+        payload: list[memoryview] = []
         for at, event in enumerate(events):
             if type(event) is memoryview:
-                self._deliver(event)
-            elif type(event) is Fin:
+                payload.append(event)
+                continue
+            if payload:
+                self._deliver(payload)
+                payload = []
+            if type(event) is Fin:
                 self._tunnel_eof = True
                 self._ended_first = self._ended_first or self._far
                 self._tell_plain_eof()
@@ -170,6 +177,8 @@ class FramedRelay:
                 self._tunnel_gone(outcome, event.reason, self._far if outcome == "reset" else "agent")
             if self.closed:
                 return list(events[at + 1 :])
+        if payload:
+            self._deliver(payload)
         return []
 
     def tunnel_lost(self, reason: str, *, violation: bool) -> None:
@@ -275,14 +284,15 @@ class FramedRelay:
 
     # --- towards the plain end -----------------------------------------------------------------------------------------
 
-    def _deliver(self, data: memoryview) -> None:
-        if self._broken:
+    def _deliver(self, parts: list[memoryview]) -> None:
+        """Hand payload to the plain end with one system call; what it does not take is kept."""
+        if self._broken or self.closed:
             return
         if self._pending:
-            self._pending += data
+            self._pending += b"".join(parts)
             return
         try:
-            sent = self._send(data)
+            sent = self._send(parts[0]) if len(parts) == 1 else self._sendmsg(parts)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -290,8 +300,8 @@ class FramedRelay:
             return
         self._from_tunnel += sent
         self.last_activity = self._reactor.now
-        if sent != len(data):
-            self._pending = bytes(data[sent:])
+        if sent != sum(map(len, parts)):
+            self._pending = b"".join(parts)[sent:]
             self._session.set_reading(False)
             self.watch()
 
