@@ -60,7 +60,7 @@ class Reader:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
         self._environment = environment
-        self._running: list[subprocess.Popen[str]] = []
+        self._running: list[tuple[subprocess.Popen[str], threading.Thread]] = []
 
     def follow(self, page: str) -> None:
         for block in blocks(page):
@@ -97,18 +97,15 @@ class Reader:
             assert time.monotonic() < deadline, f"$ {command}\n{done.stdout}\nbut the page shows:\n{shown}"
 
     def _start(self, command: str, shown: str) -> None:
-        log = self.folder.parent / f"terminal-{len(self._running)}.log"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec {command}"],
-                cwd=self.folder,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-            )
-        self._running.append(process)
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", f"exec {command}"],
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         assert process.stdout is not None
         watchdog = threading.Timer(LONGEST, process.kill)
         watchdog.start()
@@ -119,18 +116,26 @@ class Reader:
             if line.strip() == last:
                 break
         watchdog.cancel()
-        assert same(shown, printed), f"$ {command}\n{printed}\n{log.read_text()}\nbut the page shows:\n{shown}"
-        threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop the mesh
+        if not same(shown, printed):
+            with process:
+                process.kill()
+            pytest.fail(f"$ {command}\n{printed}\nbut the page shows:\n{shown}")
+        drain = threading.Thread(target=process.stdout.read)  # a full pipe would stop the mesh
+        drain.start()
+        self._running.append((process, drain))
 
     def interrupt(self) -> None:
         """Press Ctrl-C in every terminal; everything must be gone in time, without complaint."""
-        for process in self._running:
+        for process, _ in self._running:
             process.send_signal(signal.SIGINT)
         try:
-            assert all(process.wait(LONGEST) in (0, 130) for process in self._running)
+            assert all(process.wait(LONGEST) in (0, 130) for process, _ in self._running)
         finally:
-            for process in self._running:
+            for process, drain in self._running:
                 process.kill()
+                drain.join()
+                if process.stdout:
+                    process.stdout.close()
             self._running.clear()
 
 
