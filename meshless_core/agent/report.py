@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from meshless_core.agent.admin import Answer, Handler
+from meshless_core.documents import ServiceDocument
 from meshless_core.errors import InvalidNameError
 from meshless_core.routing import Balancer, authorization_request, explain
 from meshless_core.types import Decision, Identity, MeshletRef, PodRef, ServiceId
@@ -73,6 +75,7 @@ class AgentReport:
 
     async def _status(self, _query: Mapping[str, str]) -> Answer:
         agent, runtime = self._agent, self._agent.runtime
+        services = self._services()
         return Answer.json(
             {
                 "node": agent.node,
@@ -98,6 +101,7 @@ class AgentReport:
                         "uid": uid,
                         "meshlet": pod.placement.meshlet.name if pod.placement.meshlet else None,
                         "version": pod.placement.version,
+                        "services": services.get(uid, []),
                     }
                     for uid, pod in runtime.pods.items()
                 ],
@@ -111,9 +115,23 @@ class AgentReport:
                     for ref in sorted(agent.meshlets())
                     for identity in (Identity(runtime.trust_domain, ref.namespace, ref.name),)
                 ],
+                "limits": {
+                    "max_connections": runtime.settings.max_connections,
+                    "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                },
                 "plugins": self._plugins,
             }
         )
+
+    def _services(self) -> dict[str, list[str]]:
+        """Names of the services that each pod of this node provides, by the pod's uid; each needs a socket in its pod."""
+        services: dict[str, list[str]] = {}
+        for document in self._agent.documents.documents.values():
+            if isinstance(document.body, ServiceDocument):
+                for endpoint in document.body.endpoints:
+                    if endpoint.node == self._agent.node:
+                        services.setdefault(endpoint.uid, []).append(document.body.service.service)
+        return {uid: sorted(names) for uid, names in services.items()}
 
     async def _explain(self, query: Mapping[str, str]) -> Answer:
         runtime = self._agent.runtime
