@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -69,6 +70,7 @@ def command(
     )
     config = attrs.evolve(config, agent=settings)
     plugins = load_plugins(config, needs=AGENT_NEEDS)
+    _allow_open_files()
     with _access_log(access_log) as write, _pid_file(pid_file):
         asyncio.run(_run(node, config, plugins, Path(socketd_path), Path(issuer_path), write))
     return ExitCode.OK
@@ -122,6 +124,13 @@ async def _run(
             await agent.drain()
         finally:
             await agent.stop()
+
+
+def _allow_open_files() -> None:
+    """As many descriptors as the hard limit allows: the usual soft limit of 1024 is there for `select`, which we do not use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager
