@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import h11
 
-from meshless_core.errors import MeshlessError
+from meshless_core.cli.exit_codes import CommandError, ExitCode
 
 __all__ = ["AdminClient", "AgentUnreachableError"]
 
@@ -19,8 +19,11 @@ _SECONDS: Final = 5.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
-class AgentUnreachableError(MeshlessError):
+class AgentUnreachableError(CommandError):
     """No agent answers at the admin address."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ExitCode.UNREACHABLE)
 
 
 class AdminClient:
@@ -51,12 +54,24 @@ class AdminClient:
         """The JSON body of a GET that succeeded.
 
         Raises:
-            AgentUnreachableError: as `get`, or the answer is no success.
+            AgentUnreachableError: as `get`, or the answer is no JSON.
+            CommandError: the agent answered that it cannot; with its reason.
         """
         status, body = await self.get(path, **query)
         if status != 200:
-            raise MeshlessError(body.decode(errors="replace").strip())
-        return json.loads(body)
+            raise CommandError(body.decode(errors="replace").strip())
+        return self.parse(body, path)
+
+    def parse(self, body: bytes, path: str) -> Any:
+        """The JSON value of a body that came from `path`.
+
+        Raises:
+            AgentUnreachableError: it is none.
+        """
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise AgentUnreachableError(f"what answers at {self.address} is no agent: {path} is not JSON") from error
 
     async def _exchange(self, target: str) -> tuple[int, bytes]:
         if self.address.startswith("unix:"):
