@@ -179,3 +179,12 @@ def test_whatever_comes_in_whatever_order_it_never_goes_back(sequence: list[Any]
             for listed, state in held.manifest.topics.items():
                 if listed not in held.behind:
                     assert after[listed].generation >= state.generation
+
+
+def test_a_topic_that_is_dropped_and_listed_again_is_taken_again() -> None:
+    held, cart = DocumentSet("node-a"), meshlet("cart")
+    for document in (manifest(cart), cart, manifest(generation=2), manifest(cart, generation=3)):
+        offer(held, document)
+    assert held.behind == {cart.topic}
+    assert offer(held, cart) is Outcome.CHANGED
+    assert held.complete

@@ -175,3 +175,13 @@ async def test_closing_a_subscription_releases_its_descriptor(tmp_path: Path) ->
         await soon(updates)
         await updates.aclose()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_an_unchanged_file_is_told_once_and_a_rewritten_one_again(tmp_path: Path) -> None:
+    bus = DirectoryBus(str(tmp_path), rescan=NEVER)
+    await bus.publish(CART, b"1")
+    reader = module._Reader(bus._files, frozenset({CART}))
+    assert reader.read(CART) == BusUpdate(CART, b"1")
+    assert reader.read(CART) is None
+    await bus.publish(CART, b"1")  # the same again: the reconciler says that it lives
+    assert reader.read(CART) == BusUpdate(CART, b"1")

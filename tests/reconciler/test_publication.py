@@ -162,3 +162,26 @@ async def test_a_document_every_broker_may_refuse_is_published_with_a_warning(ca
 def service(count: int) -> ServiceDocument:
     clients = tuple(MeshletRef("shop", f"client-{number}") for number in range(count))
     return ServiceDocument(ServiceId("http", "cart", "shop"), clients, None, None, None, None, None, ())
+
+
+async def test_a_write_that_failed_may_have_arrived_and_is_not_taken_for_undone() -> None:
+    class Forgetful(InProcessBus):
+        acknowledge = True
+
+        async def publish(self, topic: str, payload: bytes | None) -> None:
+            await super().publish(topic, payload)
+            if not self.acknowledge:
+                raise BusError("the answer was lost")
+
+    bus = Forgetful()
+    one = publisher(bus)
+    await one.apply(desired("cart"))
+    bus.acknowledge = False
+    with pytest.raises(BusError, match="the answer was lost"):
+        await one.apply(desired("cart", provides=("new",)))
+    bus.acknowledge = True
+    await one.apply(desired("cart"))
+    body = decode_document("meshlet/shop/cart", bus._values["meshlet/shop/cart"]).body
+    assert isinstance(body, MeshletDocument)
+    assert body.provides == ()
+    assert (await read(bus, "meshlet/shop/cart"))[1] == 3
