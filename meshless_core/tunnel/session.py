@@ -4,13 +4,14 @@ Theory of operation. A session carries one connection after another. Two parties
 have a state; a party's frame moves its own state by `STEPS`, and some pairs of states then move on together by `TOGETHER`.
 That is all there is:
 
-    IDLE      nothing is going on; only the client may speak, and only to OPEN
+    IDLE      nothing is going on; the client may OPEN
     OPENING   the client has asked; the server is REPLYING
     TALKING   application bytes
     FINISHED  the party has sent FIN: no more application bytes from it
     DONE      ... and END: it has delivered all it received, FIN included. Both DONE: both IDLE, the session is used again
     DEAD      RESET was sent or received, or the protocol was violated: nothing more, ever
 
+RESET is allowed in every living state, IDLE too: one that was sent to a connection may cross the REFUSED or END that ended it.
 END is not allowed before the other party's FIN: it says that this FIN was delivered. Without it a client could reuse a session
 whose server has not yet delivered the last connection's bytes, and could not be told if that failed.
 
@@ -69,13 +70,13 @@ _TALK: Final = {
 
 STEPS: Final[dict[str, dict[State, dict[FrameType, State]]]] = {
     "client": {
-        State.IDLE: {FrameType.OPEN: State.OPENING},
+        State.IDLE: {FrameType.OPEN: State.OPENING, FrameType.RESET: State.DEAD},
         State.OPENING: {FrameType.RESET: State.DEAD},
         State.REPLYING: {},
         **_TALK,
     },
     "server": {
-        State.IDLE: {},
+        State.IDLE: {FrameType.RESET: State.DEAD},
         State.OPENING: {},
         State.REPLYING: {
             FrameType.OPENED: State.TALKING,
@@ -193,7 +194,7 @@ class TunnelSession:
         return encode_end()
 
     def reset(self, code: ResetCode, reason: str) -> bytes:
-        """RESET: throw the session away. Empty if this state has no use for one (idle, or dead already)."""
+        """RESET: throw the session away. Empty if it is dead already."""
         if FrameType.RESET not in STEPS[self.role][self.local_state]:
             self._die()
             return b""

@@ -221,8 +221,9 @@ def test_data_of_a_size_that_cannot_be_sent_is_an_error_of_ours(size):
         client.frame_data(memoryview(bytearray(MAX_DATA_BYTES + 8)), size)
 
 
-def test_a_reset_in_a_state_without_a_connection_is_no_bytes_but_the_end():
+def test_a_second_reset_is_no_bytes_and_nothing_comes_after_the_first():
     client = TunnelSession("client")
+    assert client.reset(ResetCode.ABORTED, "x")
     assert client.reset(ResetCode.ABORTED, "x") == b""
     with pytest.raises(LocalProtocolError):
         client.open(REQUEST)
