@@ -24,7 +24,7 @@ from meshless_core.reconciler.publication import Published, Publisher
 from meshless_core.reconciler.state import StateFolder, replace_file
 from meshless_core.reconciler.status import ReconcilerStatus, assess
 from meshless_core.reconciler.world import ObjectMemory
-from meshless_core.types import PodRef
+from meshless_core.types import MeshletRef, PodRef
 
 __all__ = ["Reconciler"]
 
@@ -80,6 +80,7 @@ class Reconciler:
         self._sleep = sleep
         self._snapshot: DiscoverySnapshot | None = None
         self._overrides: dict[PodRef, bool] = {}
+        self._placed: dict[str, frozenset[MeshletRef]] = {}
         self._status = ReconcilerStatus()
         self._discovery_problems: tuple[Problem, ...] = ()
         self._poked = asyncio.Event()
@@ -127,6 +128,10 @@ class Reconciler:
         """The newest snapshot of discovery, None before the first."""
         return self._snapshot
 
+    def meshlets_of(self, node: str) -> frozenset[MeshletRef]:
+        """The meshlets that have a pod on a node, as of the last pass: whose leaves its agent may have."""
+        return self._placed.get(node, frozenset())
+
     async def settled(self) -> ReconcilerStatus:
         """Wait until everything said so far, and a first snapshot, is on the bus.
 
@@ -173,12 +178,21 @@ class Reconciler:
         """
         await self.start()
         try:
-            async with self._progress:
-                await self._progress.wait_for(lambda: self._failure is not None)
-            assert self._failure is not None
-            raise self._failure
+            await self.wait_failed()
         finally:
             await self.stop()
+
+    async def wait_failed(self) -> None:
+        """Return never; raise when it ended by itself. For who called `start`.
+
+        Raises:
+            DiscoveryError: there was no first snapshot.
+            ConfigError: the epoch cannot be written.
+        """
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._failure is not None)
+        assert self._failure is not None
+        raise self._failure
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -253,6 +267,10 @@ class Reconciler:
         for gone in self._overrides.keys() - pods:
             del self._overrides[gone]  # a pod of the same name that comes later is another one
         desired = compile_documents(world, self._nodes, self._overrides)
+        self._placed = {
+            node: frozenset(pod.meshlet for pod in needs.pods if pod.meshlet is not None)
+            for node, needs in desired.needs.items()
+        }
         published: Published | None = None
         failure: Exception | None = None
         try:
