@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
+from functools import cached_property, lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -102,7 +103,7 @@ _FINAL: Final = frozenset(
 )
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class MeshletRef:
     """Names a meshlet: a client of services, a server of services, or both."""
 
@@ -113,7 +114,7 @@ class MeshletRef:
         return f"{self.namespace}/{self.name}"
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class PodRef:
     """Names a pod."""
 
@@ -124,7 +125,7 @@ class PodRef:
         return f"{self.namespace}/{self.name}"
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class ServiceId:
     """`<service>.<meshlet>.<namespace>`: what a client dials."""
 
@@ -135,24 +136,27 @@ class ServiceId:
     def __str__(self) -> str:
         return f"{self.service}.{self.meshlet}.{self.namespace}"
 
-    @property
+    @cached_property
     def owner(self) -> MeshletRef:
         """The meshlet that provides the service."""
         return MeshletRef(self.namespace, self.meshlet)
 
     @classmethod
     def parse(cls, text: str) -> ServiceId:
-        """Parse a service id.
+        """Parse a service id. The last few thousand are remembered: every connection of a client asks for the same ones.
 
         Raises:
             InvalidNameError: not three DNS labels joined by dots, or longer than 255 bytes.
         """
-        parts = text.split(".")
-        if len(text) > MAX_SERVICE_ID_BYTES or len(parts) != 3 or not all(map(is_dns_label, parts)):
-            raise InvalidNameError(
-                f"{text[:256]!r} is not a service id: write <service>.<meshlet>.<namespace>, each a DNS label"
-            )
-        return cls(*parts)
+        return _parse_service_id(text)
+
+
+@lru_cache(maxsize=4096)
+def _parse_service_id(text: str) -> ServiceId:
+    parts = text.split(".")
+    if len(text) > MAX_SERVICE_ID_BYTES or len(parts) != 3 or not all(map(is_dns_label, parts)):
+        raise InvalidNameError(f"{text[:256]!r} is not a service id: write <service>.<meshlet>.<namespace>, each a DNS label")
+    return ServiceId(*parts)
 
 
 @attrs.frozen(order=True)

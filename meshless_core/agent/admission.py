@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.routing import Refusal, Route, RoutingTable, authorization_request, resolve
 from meshless_core.routing.authorization import Side
-from meshless_core.types import Decision, MeshletRef, PodRef, ReplyCode, ServiceId, Verdict
+from meshless_core.types import AuthorizationRequest, Decision, MeshletRef, PodRef, ReplyCode, ServiceId, Verdict
 
 __all__ = ["Admission", "Admitted"]
+
+
+_MAX_GATHERED: Final = 4096
 
 
 @attrs.frozen
@@ -30,6 +35,8 @@ class Admission:
 
     def __init__(self, runtime: AgentRuntime) -> None:
         self._runtime = runtime
+        self._gathered: dict[tuple[MeshletRef, PodRef | None, ServiceId, Side], AuthorizationRequest] = {}
+        self._gathered_from: RoutingTable | None = None
 
     @property
     def inline_only(self) -> bool:
@@ -45,7 +52,7 @@ class Admission:
             return _NOT_READY
         decision = None
         if source is not None:
-            decision = self._runtime.panel.ask_inline(authorization_request(table, source, source_pod, target, side))
+            decision = self._runtime.panel.ask_inline(self._facts(table, source, source_pod, target, side))
         return self._settle(table, source, target, decision, side)
 
     async def decide(
@@ -57,9 +64,22 @@ class Admission:
             return _NOT_READY
         decision = None
         if source is not None:
-            request = authorization_request(table, source, source_pod, target, side)
+            request = self._facts(table, source, source_pod, target, side)
             decision = (await self._runtime.panel.ask(request)).final
         return self._settle(self._runtime.table or table, source, target, decision, side)
+
+    def _facts(
+        self, table: RoutingTable, source: MeshletRef, source_pod: PodRef | None, target: ServiceId, side: Side
+    ) -> AuthorizationRequest:
+        """`authorization_request`, remembered as long as the table is the same: facts depend on nothing else."""
+        if table is not self._gathered_from or len(self._gathered) >= _MAX_GATHERED:
+            self._gathered.clear()
+            self._gathered_from = table
+        key = (source, source_pod, target, side)
+        request = self._gathered.get(key)
+        if request is None:
+            request = self._gathered[key] = authorization_request(table, source, source_pod, target, side)
+        return request
 
     def _settle(
         self, table: RoutingTable, source: MeshletRef | None, target: ServiceId, decision: Decision | None, side: Side

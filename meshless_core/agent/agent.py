@@ -29,7 +29,7 @@ from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.outbound import OutboundTunnels
 from meshless_core.agent.recheck import Recheck
 from meshless_core.agent.report import AgentReport
-from meshless_core.agent.runtime import AgentRuntime
+from meshless_core.agent.runtime import AgentRuntime, LocalPod
 from meshless_core.config import AgentSettings
 from meshless_core.documents import Document
 from meshless_core.hookspecs import (
@@ -209,7 +209,7 @@ class Agent:
         self._recheck.run()
 
     def _pod_added(self, pod: PodSockets) -> None:
-        self.runtime.pods[pod.placement.uid] = pod
+        self.runtime.pods[pod.placement.uid] = LocalPod(pod)
         self._clients.add(pod)
         self._require_leaves()
 

@@ -103,7 +103,7 @@ class AuthorizerPanel:
                 logger.warning("authorizer %s did not stop", name, exc_info=True)
         if loop is None or thread is None:
             return
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(_wind_up, loop)
         await asyncio.to_thread(thread.join, self._timeout)
         if thread.is_alive():
             logger.error("an authorizer blocks its thread; leaving it behind")
@@ -157,6 +157,13 @@ class AuthorizerPanel:
 
 async def _call(function: Callable[[], Awaitable[_T]]) -> _T:
     return await function()
+
+
+def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what hangs, let the cancellations be delivered, stop."""
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.call_soon(loop.call_soon, loop.stop)
 
 
 def _checked(name: str, answer: object) -> Decision:

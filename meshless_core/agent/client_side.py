@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import select
+import socket
 from typing import Final
 
 from meshless_core.agent.admission import Admission
@@ -85,12 +86,13 @@ class _PodListener:
         self._listening = False
 
     def _on_ready(self, _events: int) -> None:
-        accept = self.pod.listener.accept
+        # not accept(): that resolves three enums in Python for each connection, which costs as much as the system call
+        accept = self.pod.listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - see above
         for _ in range(_ACCEPTS_PER_WAKE):
             if not self._listening:
                 return
             try:
-                client, _address = accept()
+                descriptor, _address = accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -98,6 +100,7 @@ class _PodListener:
                     self._pause_accepting(error)
                     return
                 continue
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
             client.setblocking(False)
             ClientConnection(self, client).begin()
 

@@ -54,6 +54,7 @@ class Connection:
         opened_at: Unix time in seconds.
         connect_seconds: from the complete request to the reply.
         relay: moves the bytes; None only while the connection is being made.
+        flow: the metrics' counters for this kind of connection.
     """
 
     id: bytes
@@ -68,6 +69,7 @@ class Connection:
     connect_seconds: float
     opened_at: float = attrs.field(factory=time.time)
     relay: Relay | None = None
+    flow: object = None
 
     def to_dict(self, now: float, monotonic: float) -> dict[str, object]:
         """For JSON. `now` is Unix time, `monotonic` the relay's clock, both in seconds."""

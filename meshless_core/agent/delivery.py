@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 
 from meshless_core.agent.runtime import AgentRuntime
-from meshless_core.agent.service_socket import ServiceSocketError, connect_service
+from meshless_core.agent.service_socket import ServiceSocketError
 from meshless_core.routing import Route
 from meshless_core.types import PodRef, ReplyCode
 
@@ -33,16 +33,16 @@ def deliver(runtime: AgentRuntime, route: Route, pod: PodRef, uid: str) -> socke
         The socket, with a slot taken that the caller gives back; None if the application's backlog is full (try again, no
         slot is taken); otherwise why not.
     """
-    sockets = runtime.pods.get(uid)
+    local = runtime.pods.get(uid)
     service = route.service
-    if sockets is None or sockets.placement.pod != pod:
+    if local is None or local.placement.pod != pod:
         return DeliveryFailure(ReplyCode.NO_ENDPOINT, f"pod {pod} ({uid}) is not on node {runtime.node} any more")
-    if sockets.placement.meshlet != service.owner:
+    if local.placement.meshlet != service.owner:
         return DeliveryFailure(ReplyCode.NO_ENDPOINT, f"pod {pod} does not belong to meshlet {service.owner}")
     if not runtime.slots.take(uid, service.service, route.max_conn):
         return DeliveryFailure(ReplyCode.CONNECTION_LIMIT, f"pod {pod} has its maxConn of {route.max_conn} connections")
     try:
-        connection = connect_service(sockets.server_folder, service.service)
+        connection = local.service_sockets.connect(service.service)
     except ServiceSocketError as error:
         runtime.slots.give_back(uid, service.service)
         return DeliveryFailure(ReplyCode.SERVICE_REFUSED, f"pod {pod}: {error}")

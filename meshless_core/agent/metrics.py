@@ -174,14 +174,16 @@ class AgentMetrics(Collector):
 
     def opened(self, connection: Connection) -> None:
         """A connection was established."""
-        flow = self._flow(connection)
+        flow = connection.flow = self._flow(connection)
         flow.opened += 1
         flow.active += 1
         flow.connect.observe(connection.connect_seconds)
 
     def closed(self, connection: Connection, outcome: str, sent: int, received: int, seconds: float) -> None:
         """A connection ended; `sent` and `received` are its payload bytes, `seconds` its life."""
-        flow = self._flow(connection)
+        flow = connection.flow
+        assert isinstance(flow, _Flow), "only what was opened is closed"
+        flow.last_used = self._clock()
         flow.active -= 1
         flow.closed[outcome] = flow.closed.get(outcome, 0) + 1
         flow.sent += sent

@@ -13,16 +13,42 @@ from meshless_core.agent.access_log import AccessLog
 from meshless_core.agent.authorizers import AuthorizerPanel
 from meshless_core.agent.connections import Connection, ConnectionIds, ConnectionTable
 from meshless_core.agent.metrics import AgentMetrics
+from meshless_core.agent.service_socket import ServiceSockets
 from meshless_core.agent.slots import Slots
 from meshless_core.config import AgentSettings
+from meshless_core.documents import PodPlacement
 from meshless_core.hookspecs import CanarySelector, HandshakeProtocol
 from meshless_core.relay import Reactor, RelayResult
 from meshless_core.routing import Balancer, Balancers, RoutingTable
 from meshless_core.socketd import PodSockets
 
-__all__ = ["AgentRuntime"]
+__all__ = ["AgentRuntime", "LocalPod"]
 
 logger = logging.getLogger(__name__)
+
+
+@attrs.define(eq=False)
+class LocalPod:
+    """A pod on this node.
+
+    Attributes:
+        sockets: its listener and server folder, as socketd handed them over.
+        placement: who it is.
+        service_sockets: its application's sockets.
+    """
+
+    sockets: PodSockets
+    placement: PodPlacement = attrs.field(init=False)
+    service_sockets: ServiceSockets = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.placement = self.sockets.placement
+        self.service_sockets = ServiceSockets(self.sockets.server_folder)
+
+    def close(self) -> None:
+        """Close every descriptor of the pod."""
+        self.service_sockets.close()
+        self.sockets.close()
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -64,7 +90,7 @@ class AgentRuntime:
     access_log: AccessLog
     slots: Slots = attrs.field(factory=Slots)
     ids: ConnectionIds = attrs.field(factory=ConnectionIds)
-    pods: dict[str, PodSockets] = attrs.field(factory=dict)
+    pods: dict[str, LocalPod] = attrs.field(factory=dict)
     table: RoutingTable | None = None
     draining: bool = False
     establishing: int = 0

@@ -2,7 +2,7 @@
 
 The name is opened with `O_PATH | O_NOFOLLOW` relative to the folder's descriptor, must be a socket, and is connected through
 `/proc/self/fd`, so a symlink is never followed, nothing can be swapped between check and use, and paths may be longer than the
-107 bytes of `sun_path`.
+107 bytes of `sun_path`. A descriptor that is kept pins its inode, so an equal inode number means the same file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 
 from meshless_core.errors import MeshlessError
 
-__all__ = ["ServiceSocketError", "connect_service"]
+__all__ = ["ServiceSocketError", "ServiceSockets"]
 
 _SOCKET_FLAGS = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _OPEN_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,43 +32,77 @@ class ServiceSocketError(MeshlessError):
     """The application's socket is missing or refuses; the text says exactly why and what to do."""
 
 
-def connect_service(server_folder: int, service: str) -> socket.socket | None:
-    """Connect to `<server folder>/<service>`.
+class ServiceSockets:
+    """The application's sockets in one pod's server folder.
+
+    The descriptor of each socket file is kept, so that the next connect needs one look (is it still this file?) instead of an
+    open, a check and a close. The names asked for are those of declared services, so what is kept is bounded.
 
     Args:
-        server_folder: descriptor (O_PATH) of the pod's server folder.
-        service: the service's name, a DNS label.
-
-    Returns:
-        The connected, non-blocking socket; None if the application's backlog is full now (try again shortly).
-
-    Raises:
-        ServiceSocketError: what stands in the way.
+        server_folder: descriptor (O_PATH) of the pod's server folder; stays the caller's.
     """
-    name = f"server/{service}"
-    try:
-        descriptor = os.open(service, _OPEN_FLAGS, dir_fd=server_folder)
-    except FileNotFoundError as error:
-        raise ServiceSocketError(f"{name} does not exist: the application has to listen there") from error
-    except OSError as error:
-        raise ServiceSocketError(f"{name} cannot be opened: {error.strerror}") from error
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISSOCK(mode):
-            kind = _KINDS.get(stat.S_IFMT(mode), "no socket")
-            raise ServiceSocketError(f"{name} is {kind}: the application has to listen on a Unix socket there")
+
+    def __init__(self, server_folder: int) -> None:
+        self._folder = server_folder
+        self._known: dict[str, tuple[int, str, int, int]] = {}
+
+    def connect(self, service: str) -> socket.socket | None:
+        """Connect to `server/<service>`.
+
+        Args:
+            service: the service's name, a DNS label.
+
+        Returns:
+            The connected, non-blocking socket; None if the application's backlog is full now (try again shortly).
+
+        Raises:
+            ServiceSocketError: what stands in the way.
+            OSError: no descriptor is left.
+        """
+        name = f"server/{service}"
+        try:
+            status = os.stat(service, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError as error:
+            self._forget(service)
+            raise ServiceSocketError(f"{name} does not exist: the application has to listen there") from error
+        known = self._known.get(service)
+        if known is None or (known[2], known[3]) != (status.st_ino, status.st_dev):
+            self._forget(service)
+            known = self._open(service, name)
         connection = socket.socket(socket.AF_UNIX, _SOCKET_FLAGS)
         try:
-            connection.connect(f"/proc/self/fd/{descriptor}")
+            connection.connect(known[1])
         except BlockingIOError:
             connection.close()
             return None
         except OSError as error:
             connection.close()
-            raise ServiceSocketError(_why(name, mode, error)) from error
-    finally:
-        os.close(descriptor)
-    return connection
+            raise ServiceSocketError(_why(name, status.st_mode, error)) from error
+        return connection
+
+    def close(self) -> None:
+        """Close what is kept."""
+        for service in list(self._known):
+            self._forget(service)
+
+    def _open(self, service: str, name: str) -> tuple[int, str, int, int]:
+        try:
+            descriptor = os.open(service, _OPEN_FLAGS, dir_fd=self._folder)
+        except FileNotFoundError as error:
+            raise ServiceSocketError(f"{name} does not exist: the application has to listen there") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISSOCK(status.st_mode):
+            os.close(descriptor)
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no socket")
+            raise ServiceSocketError(f"{name} is {kind}: the application has to listen on a Unix socket there")
+        known = (descriptor, f"/proc/self/fd/{descriptor}", status.st_ino, status.st_dev)
+        self._known[service] = known
+        return known
+
+    def _forget(self, service: str) -> None:
+        known = self._known.pop(service, None)
+        if known is not None:
+            os.close(known[0])
 
 
 def _why(name: str, mode: int, error: OSError) -> str:
