@@ -65,7 +65,7 @@ def _check(subject: str, path: Path, pod: str, listening: frozenset[int] | None)
         return Finding.problem("sockets", subject, f"{path} is {kind}", fix)
     if listening is not None and found.st_ino & 0xFFFFFFFF not in listening:
         return Finding.problem("sockets", subject, f"{path} is dead: nobody listens on it", start)
-    if not os.access(path, os.W_OK):
+    if not os.access(path, os.W_OK, effective_ids=True):
         mode = stat.S_IMODE(found.st_mode)
         return Finding.problem(
             "sockets", subject, f"{path} has mode {mode:04o}, which keeps the agent out", "set mode 0666 on it"
