@@ -228,18 +228,21 @@ class FramedRelay:
         scratch = self._reactor.scratch
         session = self._session
         end = session.protocol.frame_data(scratch, size)
-        if events != _IN and events & _RDHUP and size < MAX_DATA_BYTES and self._at_eof():
-            self._plain_ended(scratch[:end])  # FIN travels with the last bytes
-            return
+        if events != _IN and events & _RDHUP and size < MAX_DATA_BYTES:
+            try:
+                at_eof = not self._plain.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                at_eof = False
+            except OSError as error:  # told once only: the next read would say end-of-file
+                session.send(scratch[:end])
+                self._plain_failed(error)
+                return
+            if at_eof:
+                self._plain_ended(scratch[:end])  # FIN travels with the last bytes
+                return
         session.send(scratch[:end])
         if session.unsent:
             self.watch()
-
-    def _at_eof(self) -> bool:
-        try:
-            return not self._plain.recv(1, socket.MSG_PEEK)
-        except OSError:  # whatever it is, the next read meets it again
-            return False
 
     def _readable(self, events: int) -> bool:
         """Deal with all events but `EPOLLIN`; whether the plain end is to be read now."""

@@ -45,7 +45,9 @@ SMALL_READS: Final = 16
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _GONE: Final = select.EPOLLHUP | select.EPOLLERR
+_HUNG_UP: Final = select.EPOLLHUP
 _UNREGISTERED: Final = -1
+_family_of: Final = socket.SocketType.family.__get__  # the number; `socket.family` makes an enum of it, at some microseconds
 # SPLICE_F_MOVE | SPLICE_F_NONBLOCK: the `os` module has no names for them before Python 3.14.
 _SPLICE_FLAGS: Final = 3
 
@@ -69,6 +71,7 @@ class _Flow:
         "count",
         "eof",
         "fd",
+        "hung_up",
         "mask",
         "pending",
         "pipe",
@@ -91,6 +94,7 @@ class _Flow:
         self.pending = early
         self.pipe: Pipe | None = None
         self.eof = False  # the source has ended, nothing more is read
+        self.hung_up = False  # and its peer is gone as a whole: nothing can be delivered to it either
         self.broken = False  # the sink takes nothing any more
         self.mask = _UNREGISTERED  # what the reactor watches the source for
         self._relay = relay
@@ -115,6 +119,7 @@ class _Flow:
             self._source_failed(error)
             return
         if not size:
+            self.hung_up = bool(events & _HUNG_UP)
             self._source_ended()
             return
         relay = self._relay
@@ -155,6 +160,7 @@ class _Flow:
                 self._source_failed(error)
             return
         if not size:
+            self.hung_up = bool(events & _HUNG_UP)
             self._source_ended()
             return
         pipe.held = size
@@ -361,7 +367,7 @@ class _PlainRelay:
         self._reason = ""
         self._on_close = on_close
         # splice wins between Unix sockets and loses to TCP (ADR-0061).
-        may_splice = client.family == socket.AF_UNIX and service.family == socket.AF_UNIX
+        may_splice = _family_of(client) == socket.AF_UNIX and _family_of(service) == socket.AF_UNIX
         self._to_service = _Flow(self, "client", client, service, early, may_splice=may_splice)
         self._to_client = _Flow(self, "service", service, client, b"", may_splice=may_splice)
         self._to_service.twin = self._to_client
@@ -387,13 +393,19 @@ class _PlainRelay:
         if self._broken_by is not None:
             self.finish_reset()
             return
+        twin = flow.twin
+        if flow.hung_up and twin.holds():
+            self.broke_off(flow.side, BrokenPipeError(errno.EPIPE, "closed before everything was delivered to it"))
+            self.finish_reset()
+            return
+        if flow.hung_up or (twin.eof and not twin.holds()):
+            self._finish("closed", "", self.ended_first or flow.side)  # closing says end-of-file too
+            return
         try:
             flow.sink.shutdown(socket.SHUT_WR)
         except OSError as error:
             if error.errno != errno.ENOTCONN:  # its peer is gone as a whole: nobody is left to be told
                 raise
-        if flow.twin.eof and not flow.twin.holds():
-            self._finish("closed", "", self.ended_first or flow.side)
 
     def broke_off(self, side: EndedBy, error: OSError) -> None:
         """Remember who broke the connection off, and how."""
@@ -418,7 +430,7 @@ class _PlainRelay:
         self.closed = True
         self._idle.cancel()
         for flow in (self._to_service, self._to_client):
-            self.reactor.remove(flow.fd)
+            self.reactor.forget(flow.fd)
             flow.drop_pipe()
             flow.pending = b""
         for flow in (self._to_service, self._to_client):
@@ -454,8 +466,9 @@ def relay_plain(
     Raises:
         OSError: the kernel does not watch one of the sockets; both are closed then.
     """
-    client.setblocking(False)
-    service.setblocking(False)
+    for end in (client, service):
+        if end.gettimeout() != 0.0:
+            end.setblocking(False)
     try:
         return _PlainRelay(reactor, client, service, early, idle_timeout, on_close)
     except OSError:

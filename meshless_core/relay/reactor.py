@@ -107,6 +107,14 @@ class Reactor:
         except OSError as error:  # its owner closed it first; the kernel has forgotten it already
             _log.debug("descriptor %d was closed before it was removed: %s", fd, error)
 
+    def forget(self, fd: int) -> None:
+        """Like `remove`, for an owner that closes the descriptor at once: closing takes it out of the epoll by itself.
+
+        Only if nobody else holds the same open file (a duplicate, a copy sent elsewhere): that would keep it there.
+        """
+        self._handlers.pop(fd, None)
+        self._on_error.pop(fd, None)
+
     def close(self) -> None:
         """Forget every descriptor (they are closed by their owners) and leave the loop. Idempotent."""
         if not self._epoll.closed:

@@ -478,3 +478,19 @@ async def test_readers_that_never_read_cost_at_most_the_stated_bound_each(reacto
         sessions.close()
         await client.over()
         await service.over()
+
+
+@pytest.mark.parametrize("side", ["client", "service"])
+async def test_a_reset_right_behind_the_last_bytes_is_a_reset_not_an_end_of_file(plaintext, side):
+    """The kernel tells an error once: the look-ahead for an end-of-file must not swallow it."""
+    client, service = await plaintext.connect(kind="tcp")
+    broken, other = (client, service) if side == "client" else (service, client)
+    broken.end.send(b"last words")
+    broken.end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    broken.end.close()
+    assert await other.receive(10) == b"last words"
+    with pytest.raises(ConnectionResetError):
+        await other.receive(1)
+    for end in (broken, other):
+        result, reusable = await end.over()
+        assert (result.outcome, result.ended_by, reusable) == ("reset", side, False)

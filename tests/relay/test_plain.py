@@ -444,3 +444,13 @@ async def test_readers_that_never_read_cost_at_most_the_stated_bound_each(reacto
     for c in connections:
         c.relay.abort("shown")
         await c.over()
+
+
+async def test_a_reset_right_behind_the_last_bytes_is_a_reset_not_an_end_of_file(reactor, pair):
+    c = Connection(reactor, pair, "tcp", "unix")
+    c.client.send(b"last words")
+    c.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    c.client.close()
+    assert await receive(c.service, 10) == b"last words"
+    await expect_reset(c.service)
+    assert (await c.over()).outcome == "reset"
