@@ -17,10 +17,10 @@ from meshless_core.dev.node import DevNode
 from meshless_core.dev.observed import ObservedDiscovery
 from meshless_core.dev.pods import PodProcesses, PodRun
 from meshless_core.documents import ServiceDocument
-from meshless_core.errors import ConfigError, MeshlessError, Problem
+from meshless_core.errors import MeshlessError, PluginError, Problem
 from meshless_core.hookspecs import DiscoverySnapshot
 from meshless_core.identity import CertificateAuthority, IssuerServer
-from meshless_core.plugins import AGENT_NEEDS, RECONCILER_NEEDS, PluginLifecycle, load_plugins
+from meshless_core.plugins import AGENT_NEEDS, RECONCILER_NEEDS, LoadedPlugins, PluginLifecycle, load_plugins
 from meshless_core.reconciler import ObjectMemory, Reconciler, compile_documents
 from meshless_core.socketd import PodDirectories
 from meshless_core.types import MeshletRef, PodRef
@@ -33,11 +33,11 @@ _POLL_SECONDS: Final = 0.02
 _SERVER_SOCKET_SECONDS: Final = 15.0
 
 
-def configure(config: Config, file: Path, run: RunLayout) -> Config:
+def configure(config: Config, file: Path, run: RunLayout) -> tuple[Config, list[Problem]]:
     """The configuration of a dev mesh: discovery reads `file`, documents go to the run directory.
 
-    Raises:
-        ConfigError: a plugin that a dev mesh needs is not enabled.
+    Returns:
+        It, and a problem for each plugin that a dev mesh needs and that is not enabled.
     """
     overrides: dict[str, dict[str, object]] = {
         "discovery_file": {"paths": [str(file.absolute())]},
@@ -49,13 +49,26 @@ def configure(config: Config, file: Path, run: RunLayout) -> Config:
         for name in overrides
         if name not in names
     ]
-    if missing:
-        raise ConfigError(missing)
     plugins = tuple(
         attrs.evolve(setting, options_raw={**setting.options_raw, **overrides.get(setting.name, {})})
         for setting in config.plugins
     )
-    return attrs.evolve(config, plugins=plugins)
+    return attrs.evolve(config, plugins=plugins), missing
+
+
+def _load(config: Config, missing: Sequence[Problem]) -> LoadedPlugins:
+    """The plugins of all parts.
+
+    Raises:
+        PluginError: everything that is wrong with them, what a dev mesh misses included.
+    """
+    try:
+        plugins = load_plugins(config, needs=AGENT_NEEDS | RECONCILER_NEEDS)
+    except PluginError as error:
+        raise PluginError([*missing, *error.problems]) from error
+    if missing:
+        raise PluginError(missing)
+    return plugins
 
 
 class DevMesh:
@@ -80,7 +93,7 @@ class DevMesh:
     ) -> None:
         self._file = file
         self.run = run
-        self._config = configure(config, file, run)
+        self._config, self._missing = configure(config, file, run)
         self._write = write
         self._log_options = list(log_options)
         self._nodes: dict[str, DevNode] = {}
@@ -104,7 +117,7 @@ class DevMesh:
         Raises:
             MeshlessError: what cannot be started, with the fix.
         """
-        plugins = load_plugins(self._config, needs=AGENT_NEEDS | RECONCILER_NEEDS)
+        plugins = _load(self._config, self._missing)
         self.run.acquire()
         self._stack.callback(self.run.release)
         self.run.config.write_text(config_to_yaml(self._config), encoding="utf-8")
