@@ -53,12 +53,14 @@ async def _run(file: Path, run_dir: str, config_path: str | None, log_options: l
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, asked.set)
+    tasks: set[asyncio.Task[object]] = set()
     try:
         await mesh.start()
         ready = asyncio.create_task(mesh.wait_ready(_progress), name="ready")
         ended = asyncio.create_task(asked.wait(), name="asked to end")
         failed = asyncio.create_task(mesh.wait_failed(), name="failed")
-        await asyncio.wait({ready, ended, failed}, return_when=asyncio.FIRST_COMPLETED)
+        tasks = {ready, ended, failed}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             ready.result()
             click.echo(f"pods     {mesh.run.pods}", err=True)
@@ -68,9 +70,10 @@ async def _run(file: Path, run_dir: str, config_path: str | None, log_options: l
             await asyncio.wait({ended, failed}, return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             failed.result()
-        for task in (ready, ended, failed):
-            task.cancel()
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # the first failure is on its way up, the others say the same
         await mesh.stop()
     return ExitCode.OK
 

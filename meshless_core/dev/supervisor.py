@@ -156,9 +156,7 @@ class DevMesh:
         Raises:
             MeshlessError: why, for example a file that cannot be read at the very start.
         """
-        while True:
-            await self._reconciler.settled()
-            await asyncio.sleep(1)
+        await self._reconciler.wait_failed()
 
     async def wait_ready(self, progress: Callable[[str], object] = lambda _text: None) -> None:
         """Return when dialling works: agents ready, pods' sockets taken over, pods with a command listening.
