@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -118,6 +119,10 @@ async def _run(
         )
         try:
             await agent.start()
+            # What is there now stays: taking it out of the collector's sight saves a tenth of the time of a new connection. What
+            # connections leave behind has no cycles, so looking for some ten times less often costs nothing.
+            gc.freeze()
+            gc.set_threshold(10_000, 20, 100)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
             await asked.wait()

@@ -259,6 +259,17 @@ class _Flow:
             self.watch()
             self.twin.watch()
 
+    def has_more(self) -> bool:
+        """Whether bytes are kept, or wait unread at the source."""
+        if self.holds():
+            return True
+        if self.eof:
+            return False
+        try:
+            return bool(self.source.recv(1, socket.MSG_PEEK))
+        except OSError:  # nothing there, or broken as well: there is nothing to lose
+            return False
+
     def holds(self) -> bool:
         """Whether bytes were read that are not delivered."""
         return bool(self.pending) or (self.pipe is not None and self.pipe.held > 0)
@@ -394,8 +405,8 @@ class _PlainRelay:
             self.finish_reset()
             return
         twin = flow.twin
-        if flow.hung_up and twin.holds():
-            self.broke_off(flow.side, BrokenPipeError(errno.EPIPE, "closed before everything was delivered to it"))
+        if flow.hung_up and twin.has_more():
+            self.broke_off(flow.side, BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
             self.finish_reset()
             return
         if flow.hung_up or (twin.eof and not twin.holds()):
