@@ -66,11 +66,14 @@ __all__ = [
     "Discovery",
     "DiscoverySnapshot",
     "DiscoverySpec",
+    "FilteringHandshake",
     "HandshakeProtocol",
     "HandshakeRequest",
     "HandshakeSpec",
     "InlineAuthorizer",
+    "LeaseHandshake",
     "PluginSpec",
+    "ReplyDetails",
     "SecureStream",
     "Transport",
     "TransportSpec",
@@ -358,12 +361,35 @@ class HandshakeRequest:
         sticky_key: wish for the canary selector, None if not given.
         version_pin: wish for the canary selector, None if not given.
         timeout: seconds the client is willing to wait for the reply, None if not given.
+        traceparent: W3C trace context of the client, None if not given.
+        accepts_descriptor: whether the client can receive the service's socket itself and keep this connection as its lease.
     """
 
     service_id: ServiceId
     sticky_key: bytes | None = None
     version_pin: str | None = None
     timeout: float | None = None
+    traceparent: str | None = None
+    accepts_descriptor: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ReplyDetails:
+    """What a reply can carry besides its code, for handshakes that have room for it.
+
+    Attributes:
+        connection_id: 16 bytes, the same in the logs of both agents.
+        version: the chosen version, None before one was chosen or for a pod without a version.
+        endpoint: the chosen pod, `<namespace>/<pod>`, empty before one was chosen.
+        retry_after: seconds after which trying again makes sense, None for no advice.
+        descriptor_follows: whether the service's socket is sent behind the reply (SCM_RIGHTS, with one more byte).
+    """
+
+    connection_id: bytes
+    version: str | None = None
+    endpoint: str = ""
+    retry_after: float | None = None
+    descriptor_follows: bool = False
 
 
 class HandshakeProtocol(Protocol):
@@ -377,13 +403,45 @@ class HandshakeProtocol(Protocol):
         """
         ...
 
-    def reply(self, code: ReplyCode, text: str = "") -> bytes:
-        """Bytes of the reply. Callable in every state, also after an error: the agent always replies."""
+    def reply(self, code: ReplyCode, text: str = "", details: ReplyDetails | None = None) -> bytes:
+        """Bytes of the reply; may be empty if the protocol has none for this code.
+
+        A refusal may be asked for in every state before OK, also after an error: the agent always replies. OK needs a complete
+        request.
+        """
         ...
 
     @property
     def trailing_data(self) -> bytes:
         """Application bytes that arrived behind the request; they are delivered first, after the tunnel stands."""
+        ...
+
+
+@runtime_checkable
+class FilteringHandshake(Protocol):
+    """A handshake that goes on reading what the client sends after OK, so that nothing meant for another service gets through.
+
+    Optional, in addition to `HandshakeProtocol`. Costs a copy in Python: only protocols that can change their target on a
+    connection (HTTP) need it.
+    """
+
+    def filter_data(self, data: bytes) -> bytes:
+        """What may be forwarded of the client's next bytes; trailing data of the request has been through it already.
+
+        May hold bytes back, a bounded number. b"" in = the client ended its side; what comes back is forwarded before the end.
+
+        Raises:
+            RemoteProtocolError: the connection is cut: what came cannot be told apart, or is meant for somebody else.
+        """
+        ...
+
+
+@runtime_checkable
+class LeaseHandshake(Protocol):
+    """A handshake whose connection can be the lease of a handed-over descriptor; optional, besides `HandshakeProtocol`."""
+
+    def notice(self, kind: str, text: str = "") -> bytes:
+        """Bytes of a notice on the lease: `kind` is "drain" (finish soon) or "revoked" (stop now)."""
         ...
 
 

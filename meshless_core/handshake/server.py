@@ -12,7 +12,7 @@ from typing import Final, Never
 
 from meshless_core.errors import InvalidNameError, LocalProtocolError, RemoteProtocolError
 from meshless_core.handshake.states import REJECTIONS, SERVER, State, Step
-from meshless_core.hookspecs import HandshakeRequest
+from meshless_core.hookspecs import HandshakeRequest, ReplyDetails
 from meshless_core.types import ReplyCode, ServiceId
 
 __all__ = ["FIRST_BYTE", "ServerHandshake"]
@@ -73,12 +73,13 @@ class ServerHandshake:
                 return self._complete(data, end)
         return self._walk(data)
 
-    def reply(self, code: ReplyCode, text: str = "") -> bytes:
+    def reply(self, code: ReplyCode, text: str = "", details: ReplyDetails | None = None) -> bytes:
         """Bytes of the reply.
 
         Args:
             code: the verdict.
             text: for people; version 1 cannot carry it.
+            details: likewise.
 
         Raises:
             LocalProtocolError: `OK` without a complete request, or any reply after `OK`.
