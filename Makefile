@@ -18,8 +18,8 @@ STAMP := $(VENV)/.stamp-setup
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-# What mypy checks beyond the shipped packages, which pyproject.toml names.
-TYPED := conftest.py bench docs/generate tests $(sort $(dir $(wildcard examples/*/*.py plugins/*/tests/*.py sdk/*/tests/*.py)))
+# What mypy checks beyond the shipped packages, which pyproject.toml names. Tests poke where no type leads: they are run, not typed.
+TYPED := conftest.py bench docs/generate $(sort $(dir $(wildcard examples/*/*.py)))
 
 .PHONY: help setup demo test lint fix docs bench
 
@@ -44,7 +44,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, lock file: all of them,
 	run "ruff check" "$(BIN)/ruff" check .; \
 	run "ruff format" "$(BIN)/ruff" format --check .; \
 	run "mypy, what is shipped" "$(BIN)/mypy"; \
-	run "mypy, tests and tools" "$(BIN)/mypy" $(TYPED); \
+	run "mypy, tools and examples" "$(BIN)/mypy" $(TYPED); \
 	run "import contracts" "$(BIN)/lint-imports" --no-logo; \
 	run "lock file" "$(BIN)/uv" lock --check --python "$(BIN)/python"; \
 	exit $$failed

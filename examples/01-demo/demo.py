@@ -39,12 +39,12 @@ def mesh(folder: Path) -> Iterator[Path]:
     """A running mesh; yields its run directory."""
     for name in ("shop.yaml", "cart.py"):
         shutil.copy(HERE / name, folder)
-    run, log = folder / "run", open(folder / "mesh.log", "w")
+    run = folder / "run"
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.Popen(
         meshless("dev", str(folder / "shop.yaml"), "--run-dir", str(run)),
         stdout=subprocess.PIPE,
-        stderr=log,
+        stderr=(folder / "mesh.log").open("w"),
         text=True,
         env=environment,
     )
@@ -56,7 +56,6 @@ def mesh(folder: Path) -> Iterator[Path]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
-        log.close()
 
 
 def socket_of(run: Path, pod: str) -> str:

@@ -119,8 +119,8 @@ async def _run(
         )
         try:
             await agent.start()
-            # What is there now stays: taking it out of the collector's sight saves a tenth of the time of a new connection. What
-            # connections leave behind has no cycles, so looking for some ten times less often costs nothing.
+            # What is there now stays: out of the collector's sight, a new connection costs a tenth less. What connections
+            # leave behind has no cycles, so looking for some ten times less often costs nothing.
             gc.freeze()
             gc.set_threshold(10_000, 20, 100)
             for number in (signal.SIGTERM, signal.SIGINT):
