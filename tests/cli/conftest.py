@@ -1,19 +1,21 @@
-"""A stand-in for a node's agent, so that the commands that dial can be tested alone: real sockets, real handshake, no mesh."""
+"""Stand-ins for a node's agent, so that commands can be tested alone: real sockets, handshake and admin endpoint, no mesh."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meshless_core.agent.admin import AdminServer, Answer
 from meshless_core.handshake import ServerHandshake
 from meshless_core.types import ReplyCode
 
@@ -161,3 +163,47 @@ def dial_as_agent(pod: Path) -> Callable[[str], socket.socket]:
         return connection
 
     return connect
+
+
+class StandInAdmin:
+    """The admin endpoints of the nodes of a dev mesh in `run`, with answers a test sets: JSON values, or whole `Answer`s."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._servers: list[AdminServer] = []
+
+    def serve(self, node: str, answers: Mapping[str, Any]) -> str:
+        """Answer at a node's admin socket from now on; returns its address."""
+        address = f"unix:{self.run}/nodes/{node}/admin.sock"
+        server = AdminServer(address, {path: self._handler(answer) for path, answer in answers.items()})
+        asyncio.run_coroutine_threadsafe(server.start(), self._loop).result(10)
+        self._servers.append(server)
+        return address
+
+    def silent(self, node: str) -> None:
+        """A node whose agent is gone."""
+        (self.run / "nodes" / node).mkdir(parents=True)
+
+    def close(self) -> None:
+        for server in self._servers:
+            asyncio.run_coroutine_threadsafe(server.stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    @staticmethod
+    def _handler(answer: Any) -> Callable[[Mapping[str, str]], Any]:
+        async def handle(_query: Mapping[str, str]) -> Answer:
+            return answer if isinstance(answer, Answer) else Answer.json(answer)
+
+        return handle
+
+
+@pytest.fixture
+def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInAdmin]:
+    stand_in = StandInAdmin(tmp_path_factory.mktemp("run"))
+    yield stand_in
+    stand_in.close()

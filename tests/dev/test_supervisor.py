@@ -114,7 +114,12 @@ def test_a_killed_pod_is_restarted_and_its_share_spills_meanwhile(mesh: Any) -> 
     old = mesh.dial_until(lambda about: about["VERSION"] == "v2")["pid"]
     os.kill(old, signal.SIGKILL)
     seen: list[int] = []
-    about = mesh.dial_until(lambda about: seen.append(about["pid"]) or (about["VERSION"] == "v2" and about["pid"] != old))
+
+    def replaced(about: dict[str, Any]) -> bool:
+        seen.append(about["pid"])
+        return bool(about["VERSION"] == "v2" and about["pid"] != old)
+
+    about = mesh.dial_until(replaced)
     assert about["POD_NAME"] == "cart-v2"
     assert len(seen) > 10  # more than v2's turn came round, every one was served
     mesh.wait_for("shop/cart-v2 ended with SIGKILL; restarting")
@@ -131,6 +136,50 @@ def test_a_killed_agent_is_restarted_and_a_connect_made_meanwhile_waits_and_succ
     mesh.wait_for(f"agent {node} ended with SIGKILL; restarting", after=before)
     helpers.until(lambda: mesh.agent_pid(node) != old and mesh.cli("check")[0] == 0, "the new agent is ready")
     assert {mesh.dial()["VERSION"] for _ in range(20)} == {"v1", "v2"}
+
+
+def test_a_connection_between_nodes_is_listed_once_and_with_all_twice(mesh: Any, helpers: Any) -> None:
+    path = str(mesh.run / "pods" / "shop" / "web" / "client" / "meshless")
+    with meshless_sdk.connect("hold.till.shop", path=path) as connection:
+        connection.sendall(b"12345")
+        assert connection.recv(1)
+
+        def reported(*options: str) -> list[dict[str, Any]]:
+            code, out, err = mesh.cli("connections", "--service", "hold.*", "--output", "json", *options)
+            assert (code, err) == (0, "")
+            rows: list[dict[str, Any]] = json.loads(out)
+            return rows
+
+        helpers.until(lambda: [row["bytes_to_service"] for row in reported("--all")] == [5, 5], "both agents count the bytes")
+        (row,) = reported()
+        assert (row["reporter"], row["source_pod"], row["pod"], row["node"]) == ("source", "shop/web", "shop/till", "node-b")
+        assert {one["id"] for one in reported("--all")} == {row["id"]}
+        assert {one["reporter"] for one in reported("--all")} == {"source", "destination"}
+    helpers.until(lambda: not reported(), "the connection is gone")
+
+
+def test_explain_tells_allowed_refused_and_unknown_by_its_exit_code(mesh: Any) -> None:
+    allowed = mesh.cli("explain", "web", "http.cart.shop", "-n", "shop")
+    assert allowed[0] == 0
+    assert "policy_declared" in allowed[1]
+    refused = mesh.cli("explain", "shop/cart-v1", "hold.till.shop")
+    assert (refused[0], "ACCESS_DENIED" in refused[1]) == (1, True)
+    unknown = mesh.cli("explain", "shop/wed", "http.cart.shop")
+    assert (unknown[0], "did you mean shop/web" in unknown[2]) == (2, True)
+
+
+def test_check_finds_a_service_socket_that_was_replaced_by_something_else(mesh: Any, helpers: Any) -> None:
+    path = mesh.run / "pods" / "shop" / "till" / "server" / "hold"
+    os.rename(path, path.with_name("aside"))
+    try:
+        path.symlink_to("aside")
+        code, out, _ = mesh.cli("check", "--output", "json")
+        (found,) = [row for row in json.loads(out)["findings"] if row["result"] == "problem"]
+        assert (code, found["area"], found["subject"]) == (1, "sockets", "shop/till hold")
+        assert "symlink" in found["message"]
+    finally:
+        os.rename(path.with_name("aside"), path)
+    assert mesh.cli("check")[0] == 0
 
 
 def test_a_second_mesh_in_the_same_run_directory_is_refused_and_harms_nothing(mesh: Any) -> None:
