@@ -120,9 +120,10 @@ async def _run(
         try:
             await agent.start()
             # What is there now stays: out of the collector's sight, a new connection costs a tenth less. What connections
-            # leave behind has no cycles, so looking for some ten times less often costs nothing.
+            # leave behind has no cycles (tests/agent/test_garbage.py), so looking for some less often costs nothing. The oldest
+            # generation is looked at too: libraries and plugins may leave some, and memory must not grow for ever.
             gc.freeze()
-            gc.set_threshold(10_000, 20, 100)
+            gc.set_threshold(10_000, 5, 5)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
             await asked.wait()

@@ -42,20 +42,23 @@ class IdleTimer:
         """
         self.timeout = timeout
         self._loop = loop
-        self._watched = watched
-        self._on_idle = on_idle
+        self._watched: _Active | None = watched
+        self._on_idle: Callable[[], None] | None = on_idle
         self._handle: asyncio.TimerHandle | None = None
         if timeout is not None:
             self._handle = loop.call_later(timeout, self._due)
 
     def cancel(self) -> None:
-        """Never fire."""
+        """Never fire; lets go of what it watched, which refers to this timer: no cycle is left for the collector."""
+        self._watched = self._on_idle = None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
     def _due(self) -> None:
         assert self.timeout is not None  # without one the timer is not started
+        assert self._watched is not None  # a cancelled timer does not come due
+        assert self._on_idle is not None
         at = self._watched.last_activity + self.timeout
         if at <= self._loop.time():
             self._handle = None

@@ -477,6 +477,7 @@ class FramedSession:
         self._unsent = True  # nothing more is written
         self._out = bytearray()
         self._events.clear()
+        self._on_open = None  # refers to the agent's record of this session: no cycle is left for the collector
         if self._mask != _UNREGISTERED:
             self.reactor.remove(self._fd)
             self._mask = _UNREGISTERED

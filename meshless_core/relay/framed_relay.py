@@ -40,6 +40,10 @@ _MEANING: Final[dict[ResetCode, Outcome]] = {
 }
 
 
+def _closed_already(_result: RelayResult, _reusable: bool) -> None:
+    raise AssertionError("a relay ends once")
+
+
 class FramedRelay:
     """Moves bytes between a plain socket and a session. Satisfies `Relay`."""
 
@@ -398,6 +402,8 @@ class FramedRelay:
             self._session.finished()
         else:
             close_with_reset(self._plain)
-        self._on_close(
+        # The agent's record refers to this relay: letting go of it leaves no cycle, so memory does not wait for the collector.
+        on_close, self._on_close = self._on_close, _closed_already
+        on_close(
             RelayResult(outcome, reason[:MAX_REASON_CHARS], ended_by, self.bytes_to_service, self.bytes_to_client), reusable
         )

@@ -351,6 +351,7 @@ class _PlainRelay:
     __slots__ = (
         "_broken_by",
         "_idle",
+        "_moved",
         "_on_close",
         "_reason",
         "_to_client",
@@ -376,6 +377,7 @@ class _PlainRelay:
         self.ended_first: EndedBy | None = None
         self._broken_by: EndedBy | None = None
         self._reason = ""
+        self._moved = (0, 0)  # to service, to client; set at the end
         self._on_close = on_close
         # splice wins between Unix sockets and loses to TCP (ADR-0061).
         may_splice = _family_of(client) == socket.AF_UNIX and _family_of(service) == socket.AF_UNIX
@@ -389,11 +391,11 @@ class _PlainRelay:
 
     @property
     def bytes_to_service(self) -> int:
-        return self._to_service.count
+        return self._moved[0] if self.closed else self._to_service.count
 
     @property
     def bytes_to_client(self) -> int:
-        return self._to_client.count
+        return self._moved[1] if self.closed else self._to_client.count
 
     def abort(self, reason: str) -> None:
         if not self.closed:
@@ -438,6 +440,7 @@ class _PlainRelay:
             self._finish("idle_timeout", f"no data in either direction for {self._idle.timeout:g} s", "agent")
 
     def _finish(self, outcome: Outcome, reason: str, ended_by: EndedBy) -> None:
+        self._moved = (self._to_service.count, self._to_client.count)
         self.closed = True
         self._idle.cancel()
         for flow in (self._to_service, self._to_client):
@@ -449,7 +452,15 @@ class _PlainRelay:
                 flow.source.close()
             else:
                 close_with_reset(flow.source)
-        self._on_close(RelayResult(outcome, reason[:MAX_REASON_CHARS], ended_by, self._to_service.count, self._to_client.count))
+        # The flows refer to each other and to us, the agent's record to us: letting go leaves no cycle, so the memory of a
+        # connection does not wait for the collector.
+        on_close, self._on_close = self._on_close, _closed_already
+        del self._to_service.twin, self._to_client.twin, self._to_service, self._to_client
+        on_close(RelayResult(outcome, reason[:MAX_REASON_CHARS], ended_by, *self._moved))
+
+
+def _closed_already(_result: RelayResult) -> None:
+    raise AssertionError("a relay ends once")
 
 
 def relay_plain(
