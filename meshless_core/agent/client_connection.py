@@ -1,4 +1,4 @@
-"""One client of this node, from accept to relay.
+"""One client of this node, from its complete request to the relay.
 
 The common case (request already there, authorizers inline, service on this node) runs from accept to relay in one callback
 without a task, a timer or a second look at epoll. Whatever has to wait leaves that path: a slow client, an authorizer that
@@ -11,9 +11,7 @@ a reply; which listener accepted it is who the client is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import select
 import socket
 import time
 from collections.abc import Callable
@@ -21,12 +19,12 @@ from functools import partial
 from typing import Final, Protocol
 
 from meshless_core.agent.admission import Admission, Admitted
+from meshless_core.agent.client_reply import close_after_reply, record_refusal, retry_after, send_reply
 from meshless_core.agent.connections import Connection
 from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, deliver
 from meshless_core.agent.outbound import OutboundTunnels, TunnelOpening
 from meshless_core.agent.runtime import AgentRuntime
-from meshless_core.errors import RemoteProtocolError
-from meshless_core.hookspecs import CanaryRequest, HandshakeProtocol, HandshakeRequest
+from meshless_core.hookspecs import CanaryRequest, HandshakeProtocol, HandshakeRequest, ReplyDetails
 from meshless_core.relay import FramedSession, RelayResult, relay_plain
 from meshless_core.routing import Attempts, Balancer, Refusal, Route, attempts
 from meshless_core.socketd import PodSockets
@@ -37,8 +35,6 @@ __all__ = ["ClientConnection", "Entrance"]
 
 logger = logging.getLogger(__name__)
 
-_READ_BYTES: Final = 16 * 1024
-_MAX_REQUEST_BYTES: Final = 64 * 1024
 _HANGUP_ONLY: Final = 0  # EPOLLHUP and EPOLLERR are always reported
 _EJECTS: Final = frozenset({ReplyCode.TUNNEL_FAILED, ReplyCode.SERVICE_REFUSED, ReplyCode.TIMEOUT, ReplyCode.INTERNAL_ERROR})
 _FINAL: Final = frozenset({ReplyCode.ACCESS_DENIED, ReplyCode.SERVICE_NOT_FOUND})
@@ -63,13 +59,12 @@ class Entrance(Protocol):
 
 
 class ClientConnection:
-    """One client from accept to relay. States: reading -> deciding -> connecting -> over (relayed, refused or gone)."""
+    """One client with a complete request. States: deciding -> connecting -> over (relayed, refused or gone)."""
 
     __slots__ = (
         "_attempts",
         "_balancer",
         "_client",
-        "_counted",
         "_endpoint",
         "_entrance",
         "_failure",
@@ -78,7 +73,6 @@ class ClientConnection:
         "_opening",
         "_over",
         "_policy",
-        "_read",
         "_request",
         "_route",
         "_runtime",
@@ -89,17 +83,22 @@ class ClientConnection:
         "_watched",
     )
 
-    def __init__(self, entrance: Entrance, client: socket.socket) -> None:
+    def __init__(
+        self,
+        entrance: Entrance,
+        client: socket.socket,
+        connection_id: bytes,
+        handshake: HandshakeProtocol,
+        request: HandshakeRequest,
+    ) -> None:
         self._entrance = entrance
         self._runtime = entrance.runtime
         self._client = client
-        self._id = self._runtime.ids.new()
-        self._handshake: HandshakeProtocol | None = None
-        self._request: HandshakeRequest | None = None
-        self._read = 0
+        self._id = connection_id
+        self._handshake = handshake
+        self._request = request
         self._over = False
         self._watched = False
-        self._counted = ""
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._opening: TunnelOpening | None = None
@@ -112,81 +111,20 @@ class ClientConnection:
         self._started = 0.0
         self._tried = 0.0
 
-    # --- reading -----------------------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Read what is there already; wait for the rest."""
-        if self._entrance.handshaking >= self._runtime.settings.max_handshakes_per_pod:
-            self._refuse(ReplyCode.OVERLOADED, "agent", "this pod has too many incomplete handshakes")
-            return
-        self._count("handshaking")
-        self._on_readable(0)
-
-    def _on_readable(self, _events: int) -> None:
-        try:
-            data = self._client.recv(_READ_BYTES)
-        except BlockingIOError:
-            self._await_request()
-            return
-        except OSError as error:
-            self._gone(f"client broke off before its request was complete: {error.strerror}")
-            return
-        if self._handshake is None and not data:
-            self._gone("client closed without a request")
-            return
-        self._read += len(data)
-        try:
-            handshake = self._handshake
-            if handshake is None:
-                factory = self._runtime.handshakes.get(data[0])
-                if factory is None:
-                    self._refuse(ReplyCode.UNSUPPORTED_VERSION, "agent", f"no handshake claims the first byte 0x{data[0]:02x}")
-                    return
-                handshake = self._handshake = factory()
-            request = handshake.receive_data(data)
-        except RemoteProtocolError as error:
-            self._refuse(ReplyCode(error.code), "handshake", str(error))
-            return
-        except Exception:
-            logger.exception("handshake plugin failed on connection %s", self._id.hex())
-            self._refuse(ReplyCode.INTERNAL_ERROR, "handshake", "the handshake plugin failed")
-            return
-        if request is not None:
-            self._decide(request)
-        elif not data or self._read > _MAX_REQUEST_BYTES:
-            self._refuse(
-                ReplyCode.MALFORMED_REQUEST, "handshake", "the request ended, or grew too long, before it was complete"
-            )
-        else:
-            self._await_request()
-
-    def _await_request(self) -> None:
-        if self._timer is None:
-            self._timer = self._runtime.loop.call_later(self._runtime.settings.handshake_timeout, self._handshake_expired)
-            self._watch(select.EPOLLIN, self._on_readable)
-
-    def _handshake_expired(self) -> None:
-        self._timer = None
-        seconds = self._runtime.settings.handshake_timeout
-        self._refuse(ReplyCode.TIMEOUT, "handshake", f"the request was not complete within {seconds:g} s")
-
     # --- deciding ----------------------------------------------------------------------------------------------------
 
-    def _decide(self, request: HandshakeRequest) -> None:
-        runtime = self._runtime
-        self._request = request
+    def begin(self) -> None:
+        """Decide, connect, reply, relay; what has to wait goes on by itself."""
+        runtime, request = self._runtime, self._request
         self._started = time.monotonic()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        runtime.establishing += 1
         if runtime.draining:
             self._refuse(ReplyCode.DRAINING, "agent", "this agent is shutting down")
             return
-        if len(runtime.connections) + runtime.establishing >= runtime.settings.max_connections:
+        if len(runtime.connections) + runtime.establishing > runtime.settings.max_connections:
             limit = runtime.settings.max_connections
             self._refuse(ReplyCode.OVERLOADED, "agent", f"this agent has its agent.max_connections of {limit}")
             return
-        self._count("establishing")
         placement = self._entrance.pod.placement
         admission = self._entrance.admission
         if admission.inline_only:
@@ -207,7 +145,6 @@ class ClientConnection:
             self._refuse(outcome.code, outcome.policy, outcome.reason)
             return
         request = self._request
-        assert request is not None
         route = outcome.route.for_wishes(request.sticky_key, request.version_pin)
         self._policy = outcome.policy
         try:
@@ -272,7 +209,6 @@ class ClientConnection:
     def _open_tunnel(self, endpoint: Endpoint) -> None:
         runtime = self._runtime
         request, source = self._request, self._entrance.pod.placement.meshlet
-        assert request is not None
         assert source is not None
         if self._expired():
             return
@@ -320,7 +256,6 @@ class ClientConnection:
             self._balancer.on_failed(endpoint, time.monotonic())
 
     def _deadline(self) -> float:
-        assert self._request is not None
         limit: float = self._runtime.settings.connect_timeout
         if self._request.timeout is not None:
             limit = min(limit, self._request.timeout)
@@ -388,7 +323,6 @@ class ClientConnection:
 
     def _connection(self, endpoint: Endpoint, *, local: bool) -> Connection:
         request, placement = self._request, self._entrance.pod.placement
-        assert request is not None
         assert placement.meshlet is not None
         assert self._balancer is not None
         now = time.monotonic()
@@ -407,16 +341,12 @@ class ClientConnection:
         )
 
     def _early(self) -> bytes:
-        return self._handshake.trailing_data if self._handshake is not None else b""
+        return self._handshake.trailing_data
 
     def _refuse(self, code: ReplyCode, policy: str, reason: str) -> None:
-        runtime, placement = self._runtime, self._entrance.pod.placement
-        service = self._request.service_id if self._request is not None else None
-        known = service if service and runtime.table and runtime.table.route(service) else None
-        runtime.metrics.refused("source", placement.meshlet, known, code)
-        runtime.access_log.refused(self._id, "source", placement.meshlet, placement.pod, service, code, policy, reason)
+        record_refusal(self._runtime, self._entrance.pod, self._id, self._request.service_id, code, policy, reason)
         if self._end(code, reason):
-            _close_after_reply(self._client)
+            close_after_reply(self._client)
 
     def _gone(self, reason: str) -> None:
         """The client left: there is nobody to reply to."""
@@ -426,13 +356,12 @@ class ClientConnection:
 
     def _on_hangup(self, _events: int) -> None:
         placement = self._entrance.pod.placement
-        service = self._request.service_id if self._request is not None else None
         self._runtime.access_log.refused(
             self._id,
             "source",
             placement.meshlet,
             placement.pod,
-            service,
+            self._request.service_id,
             ReplyCode.INTERNAL_ERROR,
             "client",
             "the client closed before it was answered",
@@ -442,21 +371,19 @@ class ClientConnection:
     def _end(self, code: ReplyCode, reason: str = "") -> bool:
         """Leave this object's care: stop waiting, reply. False if the client is gone (its socket is then closed)."""
         self._release()
-        handshake = self._handshake
-        try:
-            reply = bytes((1, code)) if handshake is None else handshake.reply(code, reason)
-            if self._client.send(reply) == len(reply):
-                return True
-            logger.warning("connection %s: the reply did not fit the socket", self._id.hex())
-        except OSError as error:
-            logger.debug("connection %s: client gone before the reply: %s", self._id.hex(), error.strerror)
-        except Exception:
-            logger.exception("handshake plugin failed to reply on connection %s", self._id.hex())
-        self._client.close()
-        return False
+        endpoint = self._endpoint if code is ReplyCode.OK else None
+        details = ReplyDetails(
+            connection_id=self._id,
+            version=endpoint.version if endpoint else None,
+            endpoint=str(endpoint.pod) if endpoint else "",
+            retry_after=retry_after(code),
+        )
+        return send_reply(self._client, self._handshake, code, reason, details)
 
     def _release(self) -> None:
-        self._over = True
+        if not self._over:
+            self._over = True
+            self._runtime.establishing -= 1
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -469,7 +396,6 @@ class ClientConnection:
         if self._watched:
             self._runtime.reactor.remove(self._client.fileno())
             self._watched = False
-        self._count("")
 
     def _wait(self) -> None:
         """From here on something else is waited for; notice if the client closes meanwhile."""
@@ -481,25 +407,3 @@ class ClientConnection:
             reactor.remove(self._client.fileno())
         reactor.add(self._client.fileno(), events, handler)
         self._watched = True
-
-    def _count(self, phase: str) -> None:
-        """Move this connection to another of the runtime's counts."""
-        runtime = self._runtime
-        if self._counted == "handshaking":
-            self._entrance.handshaking -= 1
-            runtime.handshaking -= 1
-        elif self._counted == "establishing":
-            runtime.establishing -= 1
-        if phase == "handshaking":
-            self._entrance.handshaking += 1
-            runtime.handshaking += 1
-        elif phase == "establishing":
-            runtime.establishing += 1
-        self._counted = phase
-
-
-def _close_after_reply(client: socket.socket) -> None:
-    """Close so that the client reads the reply and then end-of-file, not a reset, although it may have sent more."""
-    with contextlib.suppress(OSError):
-        client.recv(_READ_BYTES)
-    client.close()

@@ -1,4 +1,4 @@
-"""The listeners of this node's pods: accepts clients and hands each to its own `ClientConnection`."""
+"""The listeners of this node's pods: accepts clients and hands each to its own `ClientIntake`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 from typing import Final
 
 from meshless_core.agent.admission import Admission
-from meshless_core.agent.client_connection import ClientConnection
+from meshless_core.agent.client_intake import ClientIntake
 from meshless_core.agent.outbound import OutboundTunnels
 from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.socketd import PodSockets
@@ -102,7 +102,7 @@ class _PodListener:
                 continue
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
             client.setblocking(False)
-            ClientConnection(self, client).begin()
+            ClientIntake(self, client).begin()
 
     def _pause_accepting(self, error: OSError) -> None:
         """Without descriptors a level-triggered listener would spin: look away for a moment, clients wait in the backlog."""
