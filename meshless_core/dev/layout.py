@@ -135,8 +135,16 @@ class RunLayout:
             marker = directory / _MARKER
             if not marker.exists() and any(directory.iterdir()):
                 raise self._problem("is not empty and no run directory of a dev mesh: choose another --run-dir")
-            self._lock = open(marker, "a+", encoding="utf-8")  # noqa: SIM115 - the lock lasts as long as the mesh
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = open(marker, "a+", encoding="utf-8")  # noqa: SIM115 - the lock lasts as long as the mesh
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A mesh that just ended may have removed the file we locked: then the folder is not ours.
+                if os.fstat(lock.fileno()).st_nlink == 0:
+                    raise BlockingIOError
+            except BaseException:
+                lock.close()
+                raise
+            self._lock = lock
         except BlockingIOError:
             raise self._problem("is in use by another mesh: stop that one or choose another --run-dir") from None
         except OSError as error:

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from typing import IO, Final, Literal
 
 __all__ = ["ChildProcess", "RestartPolicy"]
 
@@ -25,6 +25,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _FIRST_RESTART: Final = 0.2  # seconds
 _LAST_RESTART: Final = 10.0  # seconds
 _STABLE_SECONDS: Final = 10.0
+_LAST_WORDS: Final = 1.0  # seconds for output that is still in the pipe; a daemon that left the session may hold it open
 _MAX_LINE: Final = 64 * 1024
 
 _prctl = ctypes.CDLL(None).prctl
@@ -84,7 +85,7 @@ class ChildProcess:
         self._task = asyncio.create_task(self._keep_running(), name=f"process {self.name}")
 
     async def stop(self) -> None:
-        """SIGTERM to its process group, SIGKILL after the grace period; returns when all of it is gone."""
+        """SIGTERM to its process group, after the grace period SIGKILL to what is left; returns when the process is gone."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -92,8 +93,7 @@ class ChildProcess:
         process = self._process
         if process is not None and process.returncode is None:
             _signal_group(process.pid, signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), self._grace)
+            await asyncio.wait({task}, timeout=self._grace)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -116,37 +116,51 @@ class ChildProcess:
             self.restarts += 1
 
     async def _run_once(self) -> int | None:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=self._env,
-                cwd=self._cwd,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-                limit=_MAX_LINE,
-            )
-        except OSError as error:
-            logger.error("%s cannot be started: %s: %s", self.name, self._argv[0], error.strerror)
+        # A pipe of our own, so that we can close it: `Process` would wait with us for a daemon that left the session to end.
+        read_end, write_end = os.pipe()
+        with os.fdopen(read_end, "rb", buffering=0) as pipe:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._argv,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=write_end,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env=self._env,
+                    cwd=self._cwd,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )
+            except OSError as error:
+                logger.error("%s cannot be started: %s: %s", self.name, self._argv[0], error.strerror)
+                self.started.set()
+                return None
+            finally:
+                os.close(write_end)
+            self._process = process
             self.started.set()
-            return None
-        self._process = process
-        self.started.set()
-        self._on_running(True)
-        try:
-            assert process.stdout is not None
-            await self._copy_output(process.stdout)
-            return await process.wait()
-        finally:
-            _signal_group(process.pid, signal.SIGKILL)  # whatever the process left behind in its session
-            if process.returncode is None:
+            self._on_running(True)
+            output = asyncio.create_task(self._copy_output(pipe), name=f"output of {self.name}")
+            try:
+                return await process.wait()
+            finally:
+                _signal_group(process.pid, signal.SIGKILL)  # as in a container, all that the process started ends with it
                 await process.wait()
-            self._process = None
-            self._on_running(False)
+                self._process = None
+                self._on_running(False)
+                await asyncio.wait({output}, timeout=_LAST_WORDS)
+                output.cancel()
+                await asyncio.gather(output, return_exceptions=True)
 
-    async def _copy_output(self, stream: asyncio.StreamReader) -> None:
+    async def _copy_output(self, pipe: IO[bytes]) -> None:
+        stream = asyncio.StreamReader(limit=_MAX_LINE)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
+        try:
+            await self._copy_lines(stream)
+        finally:
+            transport.close()
+
+    async def _copy_lines(self, stream: asyncio.StreamReader) -> None:
         while True:
             try:
                 line = await stream.readuntil(b"\n")
