@@ -28,6 +28,7 @@ __all__ = [
     "NotReady",
     "Overloaded",
     "ProtocolError",
+    "ProxyHeaderError",
     "ServiceNotFound",
     "ServiceRefused",
     "TunnelFailed",
@@ -82,6 +83,14 @@ class ProtocolError(MeshlessError, ConnectionError):
         self.errno = errno.EPROTO
 
 
+class ProxyHeaderError(MeshlessError, ConnectionError):
+    """A connection to a server does not begin with a PROXY header that can be read, or not in time; it was closed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EPROTO
+
+
 class ListenError(MeshlessError, OSError):
     """A service cannot be listened on; `errno` is `EADDRINUSE` if a live server is there."""
 
@@ -100,10 +109,16 @@ class ConnectError(MeshlessError, ConnectionError):
         code: the reply code, 1 to 255.
         name: its name, `ACCESS_DENIED` for example.
         service_id: what was asked for.
+        connection_id: what to look for in the agents' logs, hexadecimal; empty if the agent speaks version 1 only.
+        retry_after: seconds after which trying again makes sense, None if the agent gave no advice.
+        text: what the agent said beyond the code, at most 256 characters; empty if nothing.
     """
 
     code: int = 0
     name: str = ""
+    connection_id: str = ""
+    retry_after: float | None = None
+    text: str = ""
     _advice: str = ""
 
     def __init__(self, service_id: str) -> None:
@@ -112,7 +127,9 @@ class ConnectError(MeshlessError, ConnectionError):
         self.errno = errno.ECONNREFUSED
 
     def __str__(self) -> str:
-        return f"{self.service_id}: {self.name} ({self.code}): {self._advice}"
+        said = f" (the agent: {self.text})" if self.text else ""
+        where = f" [connection {self.connection_id}]" if self.connection_id else ""
+        return f"{self.service_id}: {self.name} ({self.code}): {self._advice}{said}{where}"
 
 
 class UnsupportedVersion(ConnectError):
