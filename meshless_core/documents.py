@@ -62,6 +62,7 @@ class ServiceDocument:
         max_conn: concurrent connections per pod, None for no limit.
         idle_timeout_ns: nanoseconds without data in either direction, None for none.
         proxy_protocol: "v2" or None.
+        hand_off: whether a client on the pod's node may get the service's socket itself.
         canary: the declared strategy, None without one.
         endpoints: every pod the selector matches, ready or not.
     """
@@ -74,6 +75,7 @@ class ServiceDocument:
     proxy_protocol: str | None
     canary: tuple[VersionWeight, ...] | None
     endpoints: tuple[Endpoint, ...]
+    hand_off: bool = True
 
 
 @attrs.frozen

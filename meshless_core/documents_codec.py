@@ -183,6 +183,7 @@ def _write_service(body: ServiceDocument) -> dict[str, Any]:
         "maxConn": body.max_conn,
         "idleTimeoutNs": body.idle_timeout_ns,
         "proxyProtocol": body.proxy_protocol,
+        "handOff": body.hand_off,
         "canary": None if body.canary is None else [{"version": line.version, "weight": line.weight} for line in body.canary],
         "endpoints": [
             {
@@ -385,10 +386,12 @@ def _read_service(path: str, value: object) -> ServiceDocument:
     fields = _object(
         path,
         value,
-        ("service", "declaredBy", "allow", "maxConn", "idleTimeoutNs", "proxyProtocol", "canary", "endpoints"),
+        ("service", "declaredBy", "allow", "maxConn", "idleTimeoutNs", "proxyProtocol", "handOff", "canary", "endpoints"),
     )
     if fields["proxyProtocol"] not in (None, "v2"):
         _fail(f"{path}.proxyProtocol", f"is neither null nor v2: {str(fields['proxyProtocol'])[:64]!r}")
+    if not isinstance(fields["handOff"], bool):
+        _fail(f"{path}.handOff", f"is neither true nor false: {str(fields['handOff'])[:64]!r}")
     return ServiceDocument(
         service=_service_id(f"{path}.service", fields["service"]),
         declared_by=_list(f"{path}.declaredBy", fields["declaredBy"], _meshlet_ref),
@@ -398,6 +401,7 @@ def _read_service(path: str, value: object) -> ServiceDocument:
             f"{path}.idleTimeoutNs", fields["idleTimeoutNs"], lambda at, item: _integer(at, item, 0, _MAX_DURATION_NS)
         ),
         proxy_protocol=fields["proxyProtocol"],
+        hand_off=fields["handOff"],
         canary=_optional(f"{path}.canary", fields["canary"], lambda at, item: _list(at, item, _version_weight)),
         endpoints=_list(f"{path}.endpoints", fields["endpoints"], _endpoint),
     )

@@ -71,6 +71,7 @@ __all__ = [
     "HandshakeRequest",
     "HandshakeSpec",
     "InlineAuthorizer",
+    "InteractiveHandshake",
     "LeaseHandshake",
     "PluginSpec",
     "ReplyDetails",
@@ -418,12 +419,31 @@ class HandshakeProtocol(Protocol):
 
 
 @runtime_checkable
+class InteractiveHandshake(Protocol):
+    """A handshake that has to say something before the request is complete (SOCKS5: the chosen method).
+
+    Optional, in addition to `HandshakeProtocol`. Asked after each `receive_data` that returned None. What is still unsaid when
+    the request is complete, or refused, is the handshake's own to put in front of its `reply`. A client that does not take
+    these bytes at once (its receive buffer is full before it has asked for anything) is refused with TIMEOUT.
+    """
+
+    def data_to_send(self) -> bytes:
+        """Bytes to send to the client now, each once; b"" if there are none. At most a few hundred bytes."""
+        ...
+
+
+@runtime_checkable
 class FilteringHandshake(Protocol):
     """A handshake that goes on reading what the client sends after OK, so that nothing meant for another service gets through.
 
     Optional, in addition to `HandshakeProtocol`. Costs a copy in Python: only protocols that can change their target on a
     connection (HTTP) need it.
     """
+
+    @property
+    def filtering(self) -> bool:
+        """Whether this connection has to be filtered; asked once, when the request is complete. False: relay it as any other."""
+        ...
 
     def filter_data(self, data: bytes) -> bytes:
         """What may be forwarded of the client's next bytes; trailing data of the request has been through it already.

@@ -25,6 +25,7 @@ from meshless_core.agent.client_side import ClientSide
 from meshless_core.agent.connections import ConnectionTable
 from meshless_core.agent.documents import DocumentStore
 from meshless_core.agent.inbound import InboundTunnels
+from meshless_core.agent.lease import Lease
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.outbound import OutboundTunnels
 from meshless_core.agent.recheck import Recheck
@@ -166,6 +167,10 @@ class Agent:
         self.runtime.draining = True
         self._clients.stop()
         self.inbound.stop_accepting()
+        for connection in self.runtime.connections:
+            if isinstance(connection.relay, Lease):
+                connection.relay.drain("the agent is shutting down")
+                connection.relay.let_go()
         live = len(self.runtime.connections)
         timeout = float(self._settings.drain_timeout)
         if live and timeout > 0:
@@ -184,7 +189,9 @@ class Agent:
         await self.socketd.stop()
         self._clients.stop()
         for connection in self.runtime.connections:
-            if connection.relay is not None:
+            if isinstance(connection.relay, Lease):
+                connection.relay.let_go()
+            elif connection.relay is not None:
                 connection.relay.abort("the agent is shutting down")
         self.inbound.close()
         self.outbound.close()

@@ -65,7 +65,7 @@ class AuthorizerPanel:
         if self.inline_only:
             return
         loop = self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=loop.run_forever, name="authorizers", daemon=True)
+        self._thread = threading.Thread(target=_run_until_stopped, args=(loop,), name="authorizers", daemon=True)
         self._thread.start()
         for name, waiting in self._waiting:
             await self._start_one(name, waiting, loop)
@@ -107,8 +107,6 @@ class AuthorizerPanel:
         await asyncio.to_thread(thread.join, self._timeout)
         if thread.is_alive():
             logger.error("an authorizer blocks its thread; leaving it behind")
-        else:
-            loop.close()
         self._loop = self._thread = None
 
     def ask_inline(self, request: AuthorizationRequest) -> Decision:
@@ -157,6 +155,13 @@ class AuthorizerPanel:
 
 async def _call(function: Callable[[], Awaitable[_T]]) -> _T:
     return await function()
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

@@ -15,16 +15,25 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, Protocol
 
 from meshless_core.agent.admission import Admission, Admitted
 from meshless_core.agent.client_reply import close_after_reply, record_refusal, retry_after, send_reply
 from meshless_core.agent.connections import Connection
 from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, deliver
+from meshless_core.agent.filtering import filtered
+from meshless_core.agent.lease import Lease
 from meshless_core.agent.outbound import OutboundTunnels, TunnelOpening
 from meshless_core.agent.runtime import AgentRuntime
-from meshless_core.hookspecs import CanaryRequest, HandshakeProtocol, HandshakeRequest, ReplyDetails
+from meshless_core.hookspecs import (
+    CanaryRequest,
+    FilteringHandshake,
+    HandshakeProtocol,
+    HandshakeRequest,
+    LeaseHandshake,
+    ReplyDetails,
+)
 from meshless_core.relay import FramedSession, RelayResult, relay_plain
 from meshless_core.routing import Attempts, Balancer, Refusal, Route, attempts
 from meshless_core.socketd import PodSockets
@@ -38,6 +47,12 @@ logger = logging.getLogger(__name__)
 _HANGUP_ONLY: Final = 0  # EPOLLHUP and EPOLLERR are always reported
 _EJECTS: Final = frozenset({ReplyCode.TUNNEL_FAILED, ReplyCode.SERVICE_REFUSED, ReplyCode.TIMEOUT, ReplyCode.INTERNAL_ERROR})
 _FINAL: Final = frozenset({ReplyCode.ACCESS_DENIED, ReplyCode.SERVICE_NOT_FOUND})
+
+
+@lru_cache(maxsize=64)
+def _filters(handshake: type) -> bool:
+    """Whether a handshake's class has a filter; remembered, since asking a Protocol costs microseconds."""
+    return hasattr(handshake, "filter_data")
 
 
 class Entrance(Protocol):
@@ -275,6 +290,9 @@ class ClientConnection:
         runtime, route = self._runtime, self._route
         assert route is not None
         connection = self._connection(endpoint, local=True)
+        if self._may_hand_off(route):
+            self._hand_off(connection, service)
+            return
         if not self._end(ReplyCode.OK):
             service.close()
             runtime.slots.give_back(endpoint.uid, route.service.service)
@@ -282,12 +300,54 @@ class ClientConnection:
         runtime.opened(connection, self._balancer)
         connection.relay = relay_plain(
             runtime.reactor,
-            self._client,
+            self._filtered(),
             service,
             early=self._early(),
             idle_timeout=route.idle_timeout,
             on_close=partial(runtime.closed, connection, self._balancer),
         )
+
+    def _may_hand_off(self, route: Route) -> bool:
+        """Whether the client gets the service's socket itself: it can, nobody forbids it, and nothing has to see the bytes."""
+        return (
+            self._request.accepts_descriptor
+            and route.hand_off
+            and self._runtime.settings.hand_off
+            and route.idle_timeout is None
+            and isinstance(self._handshake, LeaseHandshake)
+            and not self._early()
+        )
+
+    def _hand_off(self, connection: Connection, service: socket.socket) -> None:
+        """Send the service's socket to the client and keep the connection it asked on as the lease."""
+        runtime, client = self._runtime, self._client
+        connection.transport = "handoff"
+        try:
+            given = self._end(ReplyCode.OK, descriptor_follows=True)
+            if given:
+                socket.send_fds(client, [b"\0"], [service.fileno()])
+        except OSError as error:
+            logger.debug("connection %s: client gone before its descriptor: %s", self._id.hex(), error.strerror)
+            client.close()
+            given = False
+        finally:
+            service.close()
+        if not given:
+            runtime.slots.give_back(connection.endpoint.uid, connection.service.service)
+            return
+        runtime.opened(connection, self._balancer)
+        connection.relay = Lease(
+            runtime.reactor, self._id, client, self._handshake, partial(runtime.closed, connection, self._balancer)
+        )
+
+    def _filtered(self) -> socket.socket:
+        """The client's end for the relay: with the handshake's filter in between if it has one."""
+        if not _filters(type(self._handshake)):
+            return self._client
+        assert isinstance(self._handshake, FilteringHandshake)
+        if not self._handshake.filtering:
+            return self._client
+        return filtered(self._runtime, self._client, self._handshake, self._id)
 
     def _relay_tunnel(self, endpoint: Endpoint, session: FramedSession) -> None:
         runtime, route, tunnels = self._runtime, self._route, self._entrance.tunnels
@@ -299,7 +359,7 @@ class ClientConnection:
             return
         runtime.opened(connection, self._balancer)
         connection.relay = session.relay(
-            self._client,
+            self._filtered(),
             early=self._early(),
             idle_timeout=route.idle_timeout,
             on_close=partial(self._tunnel_closed, runtime, tunnels, session, connection, self._balancer),
@@ -368,7 +428,7 @@ class ClientConnection:
         )
         self._gone("client closed while its connection was being made")
 
-    def _end(self, code: ReplyCode, reason: str = "") -> bool:
+    def _end(self, code: ReplyCode, reason: str = "", *, descriptor_follows: bool = False) -> bool:
         """Leave this object's care: stop waiting, reply. False if the client is gone (its socket is then closed)."""
         self._release()
         endpoint = self._endpoint if code is ReplyCode.OK else None
@@ -377,6 +437,7 @@ class ClientConnection:
             version=endpoint.version if endpoint else None,
             endpoint=str(endpoint.pod) if endpoint else "",
             retry_after=retry_after(code),
+            descriptor_follows=descriptor_follows,
         )
         return send_reply(self._client, self._handshake, code, reason, details)
 

@@ -22,7 +22,7 @@ __all__ = ["Connection", "ConnectionIds", "ConnectionTable", "Reporter", "Transp
 Reporter = Literal["source", "destination", "both"]
 """Which side this agent is on: `both` when client and service are on its own node."""
 
-TransportName = Literal["local", "tunnel"]
+TransportName = Literal["local", "tunnel", "handoff"]
 
 
 class ConnectionIds:
@@ -44,7 +44,7 @@ class Connection:
     Attributes:
         id: 16 bytes, the same at both agents.
         reporter: which side this agent is on.
-        transport: how it leaves the node, if it does.
+        transport: "tunnel" to another node, "local" through this agent, "handoff" past it.
         source: the client's meshlet.
         source_pod: the client's pod; told by the other agent if `reporter` is "destination".
         service: the service.

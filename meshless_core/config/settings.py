@@ -135,7 +135,8 @@ class AgentSettings:
     max_tunnels_unauthenticated: int = _setting(
         256,
         "Number of connections. Default 256. Connections from other agents, or from whoever reaches the port, that have not "
-        "yet proven an identity; more are closed. Bounds memory before anybody is known.",
+        "yet proven an identity; for each one more the oldest is closed, so that a flood locks nobody out. Bounds memory "
+        "before anybody is known.",
         _at_least(1),
     )
     drain_timeout: Seconds = _setting(
@@ -170,6 +171,12 @@ class AgentSettings:
         "Duration. Default 2ms. How long bytes are moved in one go before accepting and deciding get their turn. Longer is a "
         "little more throughput, shorter is quicker answers under load.",
         _positive,
+    )
+    hand_off: bool = _setting(
+        True,
+        "true or false. Default true. Whether a client that can take it gets the socket of a service on its own node, with no "
+        "proxy in between. Set false where a client must not be able to ignore maxConn or a revoked policy; "
+        "spec.server.services[].handOff does it for one service.",
     )
     workers: int = _setting(
         1,

@@ -44,6 +44,7 @@ class Service:
         idle_timeout_ns: nanoseconds without data in either direction before a connection is closed, None for never.
         allow: the only meshlets that may connect; None without a list, empty for nobody.
         proxy_protocol: "v2" or None.
+        hand_off: whether a client on the pod's node may get the service's socket itself; False keeps the agent in between.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Service:
     idle_timeout_ns: int | None = None
     allow: tuple[MeshletRef, ...] | None = None
     proxy_protocol: str | None = None
+    hand_off: bool = True
 
 
 @attrs.frozen

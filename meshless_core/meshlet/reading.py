@@ -161,6 +161,11 @@ class Fields:
             return None
         return value
 
+    def boolean(self, key: str) -> bool | None:
+        """True or false."""
+        value: bool | None = self.value(key, bool, "true or false")
+        return value
+
     def fields(self, key: str) -> Fields | None:
         """A mapping."""
         value = self.value(key, Mapping, "a mapping")

@@ -174,7 +174,7 @@ def _server(server: Fields) -> tuple[dict[str, str] | None, tuple[Service, ...],
 
 
 def _service(entry: Fields) -> Service | None:
-    entry.only({"name", "maxConn", "idleTimeout", "allow", "proxyProtocol"})
+    entry.only({"name", "maxConn", "idleTimeout", "allow", "proxyProtocol", "handOff"})
     name = entry.label("name") if entry.required("name") else None
     max_conn = entry.integer("maxConn", least=1)
     idle_timeout = _idle_timeout(entry)
@@ -182,7 +182,8 @@ def _service(entry: Fields) -> Service | None:
     proxy_protocol = entry.string("proxyProtocol")
     if proxy_protocol not in (None, "v2"):
         entry.problem("proxyProtocol", f"{describe(proxy_protocol)} is not supported: use v2 or remove it")
-    return None if name is None else Service(name, max_conn, idle_timeout, allow, proxy_protocol)
+    hand_off = entry.boolean("handOff")
+    return None if name is None else Service(name, max_conn, idle_timeout, allow, proxy_protocol, hand_off is not False)
 
 
 def _idle_timeout(entry: Fields) -> int | None:

@@ -153,6 +153,7 @@ def _services(
             max_conn=service.max_conn,
             idle_timeout_ns=service.idle_timeout_ns,
             proxy_protocol=service.proxy_protocol,
+            hand_off=service.hand_off,
             canary=None
             if meshlet.canary is None
             else tuple(VersionWeight(line.version, line.weight) for line in meshlet.canary),

@@ -129,6 +129,7 @@ class Route:
         max_conn: concurrent connections per pod, None for no limit.
         idle_timeout: seconds without data in either direction, None for none.
         proxy_protocol: "v2" or None.
+        hand_off: whether a client on the pod's node may get the service's socket itself.
         canary: the declared weights, zeros included; None without a strategy.
         shares: the versions that can be chosen: ready >= 1 and weight >= 1. Weights are as declared: what a missing version
             leaves behind is divided among the others in proportion by leaving it out of the sum.
@@ -145,6 +146,7 @@ class Route:
     max_conn: int | None
     idle_timeout: float | None
     proxy_protocol: str | None
+    hand_off: bool
     canary: Mapping[str, int] | None
     shares: tuple[VersionShare, ...]
     groups: Mapping[str | None, VersionGroup]
@@ -287,6 +289,7 @@ def _compile_route(node: str, document: ServiceDocument) -> Route:
         # Zero is Go's way to say "no timeout".
         idle_timeout=document.idle_timeout_ns / _NANOSECONDS_PER_SECOND if document.idle_timeout_ns else None,
         proxy_protocol=document.proxy_protocol,
+        hand_off=document.hand_off,
         canary=canary,
         shares=_shares(route_groups, weights),
         groups=_groups(node, route_groups),
