@@ -1,0 +1,3 @@
+module meshless.dev/sdk/go
+
+go 1.21
