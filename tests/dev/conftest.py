@@ -174,9 +174,12 @@ class Mesh:
     def dial(self, service: str = "http.cart.shop", pod: str = "web") -> dict[str, Any]:
         """One connection: what the server says about itself."""
         path = str(self.run / "pods" / "shop" / pod / "client" / "meshless")
-        with meshless_sdk.connect(service, path=path) as connection, connection.makefile("rb") as stream:
-            about: dict[str, Any] = json.loads(stream.readline())
-            return about
+        try:
+            with meshless_sdk.connect(service, path=path) as connection, connection.makefile("rb") as stream:
+                about: dict[str, Any] = json.loads(stream.readline())
+        except OSError as error:
+            raise AssertionError(f"{error!r}\n{self.output}") from error
+        return about
 
     def dial_until(self, wanted: Callable[[dict[str, Any]], bool], **how: str) -> dict[str, Any]:
         """Dial until the answer is as wanted; every dial has to succeed."""
