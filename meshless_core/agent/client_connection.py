@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from meshless_core.agent.admission import Admission, Admitted
 from meshless_core.agent.client_reply import close_after_reply, record_refusal, retry_after, send_reply
 from meshless_core.agent.connections import Connection
-from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, deliver
+from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, Introduction, deliver
 from meshless_core.agent.filtering import filtered
 from meshless_core.agent.lease import Lease
 from meshless_core.agent.outbound import OutboundTunnels, TunnelOpening
@@ -203,7 +203,10 @@ class ClientConnection:
     def _try_local(self, endpoint: Endpoint) -> bool:
         """Whether this endpoint settled it, or still may (a full backlog)."""
         assert self._route is not None
-        outcome = deliver(self._runtime, self._route, endpoint.pod, endpoint.uid)
+        placement = self._entrance.pod.placement
+        assert placement.meshlet is not None
+        who = Introduction(self._id, placement.meshlet, placement.pod)
+        outcome = deliver(self._runtime, self._route, endpoint.pod, endpoint.uid, who)
         if isinstance(outcome, socket.socket):
             self._relay_local(endpoint, outcome)
             return True

@@ -1,8 +1,9 @@
 """Tunnels from other agents: authenticate, authorize with authority, connect to the local pod, relay.
 
 The source is what the peer's leaf proves, never what the preface says; the pod it names is for logs. Before authentication a
-connection costs a bounded amount of memory and time and is counted; afterwards a session may idle no longer than twice what
-the other side keeps it.
+connection costs a bounded amount of memory and time and is counted; when there are too many, the oldest goes: an agent is
+authenticated in milliseconds, so who is old is the one to lose, and a flood of silent connections locks nobody out. Afterwards
+a session may idle no longer than twice what the other side keeps it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import attrs
 
 from meshless_core.agent.admission import Admission, Admitted
 from meshless_core.agent.connections import Connection
-from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, deliver
+from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, Introduction, deliver
 from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.errors import ConfigError, Problem, TransportError
 from meshless_core.hookspecs import CredentialsSource, Transport
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG: Final = 4096
 _ACCEPTS_PER_WAKE: Final = 64
 _PAUSE_SECONDS: Final = 0.1
+_CROWD_LOG_SECONDS: Final = 10.0
 
 
 @attrs.define(eq=False)
@@ -68,7 +70,9 @@ class InboundTunnels:
         self._listener: socket.socket | None = None
         self._paused: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._authenticating = 0
+        self._authenticating: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._crowded_out = 0
+        self._crowd_logged = float("-inf")
         self._peers: dict[FramedSession, _Peer] = {}
 
     @property
@@ -84,7 +88,7 @@ class InboundTunnels:
     @property
     def authenticating(self) -> int:
         """Connections that are not authenticated yet."""
-        return self._authenticating
+        return len(self._authenticating)
 
     def start(self, address: str) -> str:
         """Listen.
@@ -142,7 +146,9 @@ class InboundTunnels:
     # --- authentication ----------------------------------------------------------------------------------------------
 
     def _on_ready(self, _events: int) -> None:
-        for _ in range(_ACCEPTS_PER_WAKE):
+        limit = self._runtime.settings.max_tunnels_unauthenticated
+        # not all places in one go: who was let in gets a turn before the next ones come
+        for _ in range(min(_ACCEPTS_PER_WAKE, max(limit // 4, 1))):
             if self._listener is None:
                 return
             try:
@@ -156,13 +162,29 @@ class InboundTunnels:
                     self._paused = self._runtime.loop.call_later(_PAUSE_SECONDS, self._resume)
                     return
                 continue
-            if self._authenticating >= self._runtime.settings.max_tunnels_unauthenticated:
-                self._runtime.metrics.handshake("server", "too_many_unauthenticated")
-                connection.close()
-                continue
             connection.setblocking(False)
-            self._authenticating += 1
-            self._runtime.spawn(self._authenticate(connection), "tunnel-accept")
+            if len(self._authenticating) >= limit:
+                self._crowd_out(limit)
+            task = self._runtime.spawn(self._authenticate(connection), "tunnel-accept")
+            self._authenticating[task] = None
+            task.add_done_callback(partial(_close_if_cancelled, connection))
+
+    def _crowd_out(self, limit: int) -> None:
+        """Cut the oldest connection that is not authenticated yet: the transport closes what it gives up."""
+        oldest = next(iter(self._authenticating))
+        del self._authenticating[oldest]
+        oldest.cancel()
+        self._runtime.metrics.handshake("server", "too_many_unauthenticated")
+        self._crowded_out += 1
+        now = self._runtime.loop.time()
+        if now - self._crowd_logged >= _CROWD_LOG_SECONDS:
+            logger.warning(
+                "tunnel refused: too_many_unauthenticated: agent.max_tunnels_unauthenticated of %d is reached, the oldest are "
+                "cut (%d so far); find out who connects to the tunnel port without authenticating",
+                limit,
+                self._crowded_out,
+            )
+            self._crowd_logged = now
 
     def _resume(self) -> None:
         self._paused = None
@@ -183,7 +205,7 @@ class InboundTunnels:
             connection.close()
             return
         finally:
-            self._authenticating -= 1
+            self._authenticating.pop(asyncio.current_task(), None)  # type: ignore[arg-type]  # a coroutine has a task
         self._runtime.metrics.handshake("server", "ok")
         session = FramedSession(self._runtime.reactor, stream, role="server")
         peer = self._peers[session] = _Peer(session, address, self._runtime.loop.time())
@@ -229,7 +251,8 @@ class InboundTunnels:
     def _connect(self, peer: _Peer, request: OpenRequest, admitted: Admitted, endpoint: Endpoint, started: float) -> None:
         peer.opening = None
         runtime = self._runtime
-        service = deliver(runtime, admitted.route, endpoint.pod, endpoint.uid)
+        who = Introduction(request.connection_id, peer.session.stream.peer.ref, request.source_pod)
+        service = deliver(runtime, admitted.route, endpoint.pod, endpoint.uid, who)
         if service is None:
             if time.monotonic() - started < min(request.deadline_ms / 1000, runtime.settings.endpoint_timeout):
                 peer.opening = runtime.loop.call_later(
@@ -308,6 +331,12 @@ class InboundTunnels:
             if peer.session.state == "idle" and now - peer.idle_since >= limit:
                 self._drop(peer)
         self._sweeper = runtime.loop.call_later(runtime.settings.tunnel_idle, self._sweep)
+
+
+def _close_if_cancelled(connection: socket.socket, task: asyncio.Task[None]) -> None:
+    """A task that was cancelled before its first step never gave the connection to the transport."""
+    if task.cancelled():
+        connection.close()
 
 
 def _peer_address(connection: socket.socket) -> str:

@@ -324,3 +324,27 @@ async def test_the_admin_socket_tells_everything_and_is_private(make_mesh: MakeM
     assert b"meshless_connections_active" in body
     assert (await client.get("/nothing"))[0] == 404
     writer.close()
+
+
+@BOTH
+async def test_a_service_that_asks_is_told_who_connects(make_mesh: MakeMesh, shop: Callable[[str], str], node: str) -> None:
+    mesh = await make_mesh(shop(node).replace("{name: http}", "{name: http, proxyProtocol: v2}"))
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        header = await reader.readexactly(16)
+        fields = await reader.readexactly(int.from_bytes(header[14:16], "big"))
+        got.put_nowait(header + fields)
+        got.put_nowait(await reader.readexactly(5))
+        writer.close()
+
+    await mesh.serve(service)
+    _, writer = await mesh.dial()
+    writer.write(b"hello")
+    async with asyncio.timeout(5):
+        introduction = await got.get()
+        assert introduction.startswith(b"\r\n\r\n\x00\r\nQUIT\n\x21\x00")
+        assert b"spiffe://mesh.local/ns/shop/meshlet/web" in introduction
+        assert b"web-0" in introduction
+        assert await got.get() == b"hello"
+    writer.close()
