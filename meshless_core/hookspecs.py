@@ -442,7 +442,7 @@ class FilteringHandshake(Protocol):
 
     @property
     def filtering(self) -> bool:
-        """Whether this connection has to be filtered; asked once, when the request is complete. False: relay it as any other."""
+        """Whether this connection has to be filtered; asked once, after OK. If not, nothing is copied."""
         ...
 
     def filter_data(self, data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 from meshless_core.agent.client_connection import ClientConnection, Entrance
 from meshless_core.agent.client_reply import close_after_reply, record_refusal, retry_after, send_reply
 from meshless_core.errors import RemoteProtocolError
-from meshless_core.hookspecs import HandshakeProtocol, HandshakeRequest, ReplyDetails
+from meshless_core.hookspecs import HandshakeProtocol, HandshakeRequest, InteractiveHandshake, ReplyDetails
 from meshless_core.types import ReplyCode
 
 __all__ = ["ClientIntake"]
@@ -68,6 +68,7 @@ class ClientIntake:
                     return
                 handshake = self._handshake = factory()
             request = handshake.receive_data(data)
+            answer = handshake.data_to_send() if request is None and isinstance(handshake, InteractiveHandshake) else b""
         except RemoteProtocolError as error:
             self._refuse(ReplyCode(error.code), "handshake", str(error))
             return
@@ -81,8 +82,21 @@ class ClientIntake:
             self._refuse(
                 ReplyCode.MALFORMED_REQUEST, "handshake", "the request ended, or grew too long, before it was complete"
             )
-        else:
+        elif not answer or self._answer(answer):
             self._await_request()
+
+    def _answer(self, data: bytes) -> bool:
+        """Say what the handshake has to say before the request is complete; False if the client is refused or gone for it."""
+        try:
+            if self._client.send(data) == len(data):
+                return True
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._gone(f"client broke off before its request was complete: {error.strerror}")
+            return False
+        self._refuse(ReplyCode.TIMEOUT, "handshake", "the client does not read what the handshake answers")
+        return False
 
     def _await_request(self) -> None:
         if self._timer is None:
