@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from meshless_core.relay.ending import IdleTimer, close_with_reset, describe
 from meshless_core.relay.interface import MAX_REASON_CHARS, EndedBy, Outcome, RelayResult
-from meshless_core.tunnel import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, Reset, ResetCode
+from meshless_core.tunnel import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, Reset, ResetCode, State
 
 if TYPE_CHECKING:
     from meshless_core.relay.framed import FramedSession
@@ -359,7 +359,8 @@ class FramedRelay:
         except OSError as error:
             if error.errno != errno.ENOTCONN:  # it is gone as a whole: nobody is left to be told
                 raise
-        if self._plain_eof:
+        # Dead: the peer's RESET came in the same read, right behind its FIN. It is the next event, and what ends this.
+        if self._plain_eof and self._session.protocol.local_state is not State.DEAD:
             self._session.send(self._session.protocol.end())
             self._ended = True
             self._check_done()

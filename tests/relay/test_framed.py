@@ -403,6 +403,16 @@ async def test_a_reset_behind_data_in_one_read_delivers_the_data_first(plaintext
     await service.over()
 
 
+async def test_a_reset_right_behind_a_fin_in_one_read_is_a_reset_and_no_error_of_ours(plaintext):
+    client, service = await plaintext.connect(kind="unix")
+    client.finish()
+    assert await service.receive() == b""  # the client's end-of-file has arrived: END would be our answer to FIN
+    plaintext.server.stream.sock.send(b"\x05\0\0\0" + encode_reset(ResetCode.RESET, "gone"))
+    result, reusable = await client.over()
+    assert (result.outcome, result.reason, reusable) == ("reset", "gone", False)
+    await service.over()
+
+
 async def test_misuse_is_an_error_of_ours(plaintext):
     near, _far = plaintext.pair("unix")
     with pytest.raises(LocalProtocolError, match="open one first"):
