@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,7 @@ class AgentReport:
                 "draining": runtime.draining,
                 "socketd_connected": agent.socketd.connected,
                 "connections": len(runtime.connections),
+                "tasks": len(asyncio.all_tasks()),
                 "documents": {
                     "source": agent.documents.source,
                     "connected": agent.documents.connected,
