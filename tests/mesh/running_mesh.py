@@ -185,6 +185,12 @@ class RunningMesh:
         self._environment = {**os.environ, "PATH": path, **(environment or {})}
         self._process: subprocess.Popen[str] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def launch(self) -> subprocess.Popen[str]:
         """Start the process and do not wait for it."""
         with open(self.log, "a") as log:
