@@ -1,7 +1,8 @@
 """Reads and writes what is inside the messages of version 2: the field registry, requests, texts.
 
 Why both directions are here: what one side writes the other reads, and a number that is wrong in one of two files is a bug
-that no single test sees. Framing and states are not in here: `server`, `client` and `lease` do that. This module must not keep state.
+that no single test sees. Framing and states are not in here: `server`, `client` and `lease` do that. This module must not keep
+state of a connection.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -86,6 +88,8 @@ ENDPOINT: Final = 0x13
 RETRY_AFTER: Final = 0x14
 TEXT: Final = 0x15
 DESCRIPTOR_FOLLOWS: Final = 0x16
+
+_CONNECTION_ID_HEADER: Final = bytes((CONNECTION_ID, 0, 16))
 
 REQUEST_FIELDS: Final[Mapping[int, Field]] = MappingProxyType(
     {
@@ -225,21 +229,29 @@ def encode_reply(code: ReplyCode, text: str, details: ReplyDetails | None) -> by
     Raises:
         LocalProtocolError: a detail that no client would accept, named.
     """
-    fields: list[bytes] = []
+    body = b""
     if details is not None:
-        fields.append(_checked(CONNECTION_ID, details.connection_id))
-        if details.version:
-            fields.append(_checked(VERSION, details.version.encode("ascii", "replace")))
-        if details.endpoint:
-            fields.append(_checked(ENDPOINT, details.endpoint.encode("ascii", "replace")))
+        if len(details.connection_id) != REPLY_FIELDS[CONNECTION_ID].largest:
+            raise LocalProtocolError(f"the connection id has {len(details.connection_id)} bytes instead of 16")
+        body = _CONNECTION_ID_HEADER + details.connection_id + _chosen(details.version or "", details.endpoint)
         if details.retry_after is not None:
-            fields.append(_field(RETRY_AFTER, _milliseconds(details.retry_after, 0)))
+            body += _field(RETRY_AFTER, _milliseconds(details.retry_after, 0))
     if text:
-        fields.append(_field(TEXT, fits_text(text)))
+        body += _field(TEXT, fits_text(text))
     if details is not None and details.descriptor_follows and not code:
-        fields.append(_field(DESCRIPTOR_FOLLOWS | CRITICAL, b""))
-    body = b"".join(fields)
+        body += _field(DESCRIPTOR_FOLLOWS | CRITICAL, b"")
     return bytes((FIRST_BYTE, code, len(body) >> 8, len(body) & 0xFF)) + body
+
+
+@lru_cache(maxsize=1024)
+def _chosen(version: str, endpoint: str) -> bytes:
+    """The fields of what was chosen; the same few pods are named again and again."""
+    fields = b""
+    if version:
+        fields = _checked(VERSION, version)
+    if endpoint:
+        fields += _checked(ENDPOINT, endpoint)
+    return fields
 
 
 def encode_notice(kind: int, text: str) -> bytes:
@@ -254,11 +266,11 @@ def fits_text(text: str) -> bytes:
     return data if len(data) <= MAX_TEXT_BYTES else data[:MAX_TEXT_BYTES].decode("utf-8", "ignore").encode("utf-8")
 
 
-def _checked(number: int, value: bytes) -> bytes:
+def _checked(number: int, text: str) -> bytes:
     field = REPLY_FIELDS[number]
-    if not field.smallest <= len(value) <= field.largest:
-        raise LocalProtocolError(f"{field.name} has {len(value)} bytes instead of {_bounds(field)}")
-    return _field(number, value)
+    if not (text.isascii() and field.smallest <= len(text) <= field.largest):
+        raise LocalProtocolError(f"{field.name} {text[:64]!r} is not {_bounds(field)} bytes of ASCII")
+    return _field(number, text.encode("ascii"))
 
 
 def _field(kind: int, value: bytes) -> bytes:
