@@ -26,12 +26,14 @@ const (
 
 // What this side found out.
 const (
-	ErrInvalidServiceID Code = 1001 // not <service>.<meshlet>.<namespace>, or an option that cannot be; nothing was sent
+	ErrInvalidServiceID Code = 1001 // not <service>.<meshlet>.<namespace>, or no name of a service; nothing was sent
 	ErrAgentUnavailable Code = 1002 // no agent took the connection, or it went away before it replied
 	ErrHandshakeTimeout Code = 1003 // the agent took the connection and did not reply in time
 	ErrProtocol         Code = 1004 // what answered is not an agent, or broke the protocol
 	ErrRevoked          Code = 1005 // a policy withdrew a connection that was handed over
 	ErrListen           Code = 1006 // a service's socket cannot be made
+	ErrInvalidOption    Code = 1007 // a field of the Dialer cannot be sent; nothing was sent
+	ErrProxyHeader      Code = 1008 // a connection came without a good PROXY header
 )
 
 type codeFacts struct {
@@ -61,6 +63,8 @@ var codes = map[Code]codeFacts{
 	ErrProtocol:           {"PROTOCOL_ERROR", false, "what answered is not an agent; check the path"},
 	ErrRevoked:            {"REVOKED", false, "a policy withdrew the connection"},
 	ErrListen:             {"LISTEN_FAILED", false, "the socket cannot be made"},
+	ErrInvalidOption:      {"INVALID_OPTION", false, "a field of the Dialer cannot be sent"},
+	ErrProxyHeader:        {"PROXY_HEADER", false, "no good PROXY header; the service's proxyProtocol and the server have to agree"},
 }
 
 // String returns the name of the code as in the protocol, such as ACCESS_DENIED; UNKNOWN for a code of a newer agent.

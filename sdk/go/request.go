@@ -48,11 +48,11 @@ type wishes struct {
 // comes from whoever called this program, and a trace that breaks off is better than a call that fails; it is not sent.
 func (w *wishes) check(serviceID string) error {
 	if len(w.stickyKey) > maxStickyKeyBytes {
-		return newError(ErrInvalidServiceID, serviceID, fmt.Sprintf(
+		return newError(ErrInvalidOption, serviceID, fmt.Sprintf(
 			"the sticky key has %d bytes; use at most %d, for instance a hash", len(w.stickyKey), maxStickyKeyBytes), nil)
 	}
 	if w.versionPin != "" && !isLabelValue(w.versionPin) {
-		return newError(ErrInvalidServiceID, serviceID, fmt.Sprintf(
+		return newError(ErrInvalidOption, serviceID, fmt.Sprintf(
 			"version pin %.64q is no label value; write the pod label's value, such as v2", w.versionPin), nil)
 	}
 	if !isTraceparent(w.traceparent) {
