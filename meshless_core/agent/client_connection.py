@@ -15,8 +15,8 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Final, Protocol
+from functools import lru_cache, partial, wraps
+from typing import Final, ParamSpec, Protocol
 
 from meshless_core.agent.admission import Admission, Admitted
 from meshless_core.agent.client_reply import close_after_reply, record_refusal, retry_after, send_reply
@@ -44,6 +44,8 @@ __all__ = ["ClientConnection", "Entrance"]
 
 logger = logging.getLogger(__name__)
 
+_P = ParamSpec("_P")
+
 _HANGUP_ONLY: Final = 0  # EPOLLHUP and EPOLLERR are always reported
 _EJECTS: Final = frozenset({ReplyCode.TUNNEL_FAILED, ReplyCode.SERVICE_REFUSED, ReplyCode.TIMEOUT, ReplyCode.INTERNAL_ERROR})
 _FINAL: Final = frozenset({ReplyCode.ACCESS_DENIED, ReplyCode.SERVICE_NOT_FOUND})
@@ -53,6 +55,21 @@ _FINAL: Final = frozenset({ReplyCode.ACCESS_DENIED, ReplyCode.SERVICE_NOT_FOUND}
 def _filters(handshake: type) -> bool:
     """Whether a handshake's class has a filter; remembered, since asking a Protocol costs microseconds."""
     return hasattr(handshake, "filter_data")
+
+
+def _guarded(method: Callable[_P, None]) -> Callable[_P, None]:
+    """For methods of `ClientConnection`: a bug of ours on the way costs this client its connection, with INTERNAL_ERROR."""
+
+    @wraps(method)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - logged with the connection's id, and answered
+            connection = args[0]
+            assert isinstance(connection, ClientConnection)
+            connection.failed(error)
+
+    return guarded
 
 
 class Entrance(Protocol):
@@ -128,6 +145,7 @@ class ClientConnection:
 
     # --- deciding ----------------------------------------------------------------------------------------------------
 
+    @_guarded
     def begin(self) -> None:
         """Decide, connect, reply, relay; what has to wait goes on by itself."""
         runtime, request = self._runtime, self._request
@@ -155,6 +173,7 @@ class ClientConnection:
         if not self._over:
             self._settle(outcome)
 
+    @_guarded
     def _settle(self, outcome: Admitted | Refusal) -> None:
         if isinstance(outcome, Refusal):
             self._refuse(outcome.code, outcome.policy, outcome.reason)
@@ -219,6 +238,7 @@ class ClientConnection:
         self._attempt_failed(endpoint, outcome.code, outcome.text)
         return False
 
+    @_guarded
     def _retry_local(self, endpoint: Endpoint) -> None:
         self._timer = None
         if not self._over and not self._expired() and not self._try_local(endpoint):
@@ -251,6 +271,7 @@ class ClientConnection:
             partial(self._tunnel_opened, endpoint),
         )
 
+    @_guarded
     def _tunnel_opened(self, endpoint: Endpoint, session: FramedSession | None, reply: OpenReply) -> None:
         self._opening = None
         if session is not None:
@@ -416,6 +437,12 @@ class ClientConnection:
         logger.debug("connection %s: %s", self._id.hex(), reason)
         self._release()
         self._client.close()
+
+    def failed(self, error: Exception) -> None:
+        """Give up on this client because of a bug."""
+        logger.error("connection %s to %s failed", self._id.hex(), self._request.service_id, exc_info=error)
+        if not self._over:
+            self._refuse(ReplyCode.INTERNAL_ERROR, "agent", f"internal error: {type(error).__name__}; see the agent's log")
 
     def _on_hangup(self, _events: int) -> None:
         placement = self._entrance.pod.placement

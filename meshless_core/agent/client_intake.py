@@ -101,7 +101,7 @@ class ClientIntake:
     def _await_request(self) -> None:
         if self._timer is None:
             self._timer = self._runtime.loop.call_later(self._runtime.settings.handshake_timeout, self._handshake_expired)
-            self._runtime.reactor.add(self._client.fileno(), select.EPOLLIN, self._on_readable)
+            self._runtime.reactor.add(self._client.fileno(), select.EPOLLIN, self._on_readable, self._failed)
             self._watched = True
 
     def _handshake_expired(self) -> None:
@@ -119,6 +119,12 @@ class ClientIntake:
         details = ReplyDetails(connection_id=self._id, retry_after=retry_after(code))
         if send_reply(self._client, self._handshake, code, reason, details):
             close_after_reply(self._client)
+
+    def _failed(self, _error: Exception) -> None:
+        """A handler raised, and was logged: a bug of ours. The reactor has dropped the client's descriptor already."""
+        if self._watched:
+            self._watched = False
+            self._refuse(ReplyCode.INTERNAL_ERROR, "agent", "internal error; see the agent's log")
 
     def _gone(self, reason: str) -> None:
         """The client left: there is nobody to reply to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import select
@@ -14,6 +15,7 @@ from meshless_core.agent.client_intake import ClientIntake
 from meshless_core.agent.outbound import OutboundTunnels
 from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.socketd import PodSockets
+from meshless_core.types import ReplyCode
 
 __all__ = ["ClientSide"]
 
@@ -102,7 +104,14 @@ class _PodListener:
                 continue
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
             client.setblocking(False)
-            ClientIntake(self, client).begin()
+            try:
+                ClientIntake(self, client).begin()
+            except Exception:
+                # a bug of ours costs this client its connection, not the pod its listener
+                logger.exception("a client of pod %s could not be served", self.pod.placement.pod)
+                with contextlib.suppress(OSError):
+                    client.send(bytes((1, ReplyCode.INTERNAL_ERROR)))
+                client.close()
 
     def _pause_accepting(self, error: OSError) -> None:
         """Without descriptors a level-triggered listener would spin: look away for a moment, clients wait in the backlog."""

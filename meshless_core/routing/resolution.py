@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import attrs
 
+from meshless_core.documents import meshlet_topic, service_topic
 from meshless_core.routing.authorization import DEFAULT_DENY, Side
 from meshless_core.routing.table import Route, RoutingTable
 from meshless_core.types import Decision, MeshletRef, ReplyCode, ServiceId, Verdict
@@ -48,6 +49,8 @@ def resolve(
     if source is None:
         return Refusal(ReplyCode.UNKNOWN_CLIENT, "routing", "the pod belongs to no meshlet: label it meshless/meshlet=<name>")
     if side == "client" and table.meshlet(source) is None:
+        if meshlet_topic(source) in table.awaited:
+            return Refusal(ReplyCode.NOT_READY, "routing", f"the document of meshlet {source} has not arrived yet")
         return Refusal(
             ReplyCode.UNKNOWN_CLIENT, "routing", f"meshlet {source} is not known on node {table.node}: create the Meshlet"
         )
@@ -57,6 +60,8 @@ def resolve(
         return Refusal(ReplyCode.ACCESS_DENIED, decision.policy, decision.reason)
     route = table.route(target)
     if route is None:
+        if service_topic(target) in table.awaited:
+            return Refusal(ReplyCode.NOT_READY, "routing", f"the document of service {target} has not arrived yet")
         return Refusal(
             ReplyCode.SERVICE_NOT_FOUND,
             "routing",

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from meshless_core.routing import Refusal, Route, resolve
+from meshless_core.documents import MeshletDocument, NodeManifest, TopicState, meshlet_topic, service_topic
+from meshless_core.routing import Refusal, Route, compile_routes, resolve
 from meshless_core.types import Decision, MeshletRef, ReplyCode, ServiceId, Verdict
 
 ALLOW = Decision(Verdict.ALLOW, "test", "fine")
@@ -66,3 +67,14 @@ def test_on_the_server_side_the_clients_document_and_readiness_are_not_needed(wo
     assert isinstance(resolve(table, world.web, world.http, ALLOW, "server"), Route)
     assert resolve(table, world.web, world.http, DENY, "server").code is ReplyCode.ACCESS_DENIED
     assert resolve(table, world.web, GHOST, ALLOW, "server").code is ReplyCode.SERVICE_NOT_FOUND
+
+
+def test_what_the_manifest_announces_but_has_not_arrived_is_not_ready_rather_than_not_found() -> None:
+    source, target = MeshletRef("shop", "web"), ServiceId("http", "cart", "shop")
+    state = TopicState(1, "sha256:" + "0" * 64)
+    empty = compile_routes("node-a", [NodeManifest("node-a", (), {meshlet_topic(source): state})])
+    assert resolve(empty, source, target, None).code is ReplyCode.NOT_READY
+    known = MeshletDocument(source, (target,), ())
+    table = compile_routes("node-a", [known, NodeManifest("node-a", (), {service_topic(target): state})])
+    allow = Decision(Verdict.ALLOW, "test", "")
+    assert resolve(table, source, target, allow).code is ReplyCode.NOT_READY
