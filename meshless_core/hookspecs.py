@@ -283,6 +283,11 @@ class SecureStream(Protocol):
         """`Credentials.serial` of what this side presented."""
         ...
 
+    @property
+    def expires(self) -> float:
+        """Unix time, seconds, at which the peer's leaf expires: the stream is used for no new connection from then on."""
+        ...
+
     def fileno(self) -> int:
         """Descriptor to wait on: readable when `readinto` may make progress, writable when `write` or `flush` may."""
         ...

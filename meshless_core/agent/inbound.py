@@ -217,7 +217,11 @@ class InboundTunnels:
     def _opened(self, peer: _Peer, request: OpenRequest) -> None:
         runtime, stream = self._runtime, peer.session.stream
         started = time.monotonic()
-        if runtime.draining:
+        if time.time() >= stream.expires:
+            # An honest agent has renewed its leaf long ago: it takes a fresh session, which it would have needed anyway.
+            logger.warning("tunnel session from %s is cut: asked for a connection after its leaf expired", stream.peer)
+            self._drop(peer)
+        elif runtime.draining:
             self._refuse(peer, request, Refusal(ReplyCode.DRAINING, "agent", "this agent is shutting down"))
         elif stream.local.ref != request.service.owner:
             reason = f"this tunnel was made to {stream.local.ref}, not to {request.service.owner}"
@@ -310,6 +314,8 @@ class InboundTunnels:
 
     def _is_current(self, session: FramedSession) -> bool:
         credentials = self._credentials.get(session.stream.local)
+        if time.time() >= session.stream.expires:
+            return False
         return credentials is not None and credentials.serial == session.stream.serial
 
     def _lost(self, peer: _Peer, reason: str) -> None:

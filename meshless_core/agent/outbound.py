@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -138,7 +139,7 @@ class OutboundTunnels:
             session = pool.pop().session
             if not pool:
                 del self._idle[key]
-            if session.state == "idle":
+            if session.state == "idle" and time.time() < session.stream.expires:
                 return session
             self.discard(session)
         return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import select
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -68,6 +69,7 @@ class _Finished(Exception):  # noqa: N818 - no error: the pair is used up, do no
 def _check_names(one: SecureStream, other: SecureStream) -> None:
     assert one.peer == other.local, "each side must see the identity the other one presented"
     assert one.serial, "serial must name the credentials that were presented"
+    assert one.expires > time.time(), "expires must be when the peer's leaf expires, which is not yet"
     assert one.fileno() >= 0, "fileno must be a descriptor"
     assert one.fileno() != other.fileno(), "the two ends must have descriptors of their own"
 

@@ -325,3 +325,17 @@ def test_a_reset_in_the_middle_of_a_connection_frees_everything(mesh: Any) -> No
     with mesh.tunnel(mesh.context(mesh.leaf("web"))) as tunnel:
         assert tunnel.open(mesh.request()).code is ReplyCode.OK
         tunnel.tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_a_session_does_not_outlive_the_leaf_it_was_made_with(mesh: Any) -> None:
+    """An attacker keeps a session busy with requests that fail, until the stolen leaf has expired."""
+    lifetime = 2.0
+    with mesh.tunnel(mesh.context(mesh.leaf("web", lifetime=lifetime))) as tunnel:
+        expired = time.time() + lifetime
+        with contextlib.suppress(AssertionError, ConnectionError):  # closed without a reply: the cut
+            while time.time() < expired + TUNNEL_IDLE:
+                assert tunnel.open(mesh.request(pod_uid="somebody-elses")).code is ReplyCode.NO_ENDPOINT
+                assert time.time() < expired + 0.2
+        assert time.time() >= expired - 1.0  # a certificate's times are whole seconds
+        assert tunnel.everything() == b""
+    assert "asked for a connection after its leaf expired" in mesh.log("node-b")

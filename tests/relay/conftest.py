@@ -19,6 +19,7 @@ class PlaintextStream:
     def __init__(self, sock, *, local=CLIENT, peer=SERVER, taken=1 << 20, lazy=False):
         sock.setblocking(False)
         self.sock, self.local, self.peer, self.serial = sock, local, peer, "1"
+        self.expires = float("inf")
         self.taken, self.lazy, self.kept, self.closed = taken, lazy, b"", False
 
     def fileno(self):

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 from meshless_core import Identity, InvalidNameError
 from meshless_transport_tls.failures import Reason, failure
 
-__all__ = ["CLIENT_USAGE", "SERVER_USAGE", "identify_peer"]
+__all__ = ["CLIENT_USAGE", "SERVER_USAGE", "expires_at", "identify_peer"]
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -55,6 +55,12 @@ def identify_peer(leaf_der: bytes | None, trust_domain: str, usage: ObjectIdenti
     if identity.trust_domain != trust_domain:
         raise failure(Reason.WRONG_TRUST_DOMAIN, f"the peer is {identity}, which is not of trust domain {trust_domain}")
     return identity
+
+
+def expires_at(leaf_der: bytes | None) -> float:
+    """Unix time, seconds, at which a leaf that `identify_peer` has accepted expires."""
+    assert leaf_der is not None, "identify_peer refuses a peer without a leaf"
+    return x509.load_der_x509_certificate(leaf_der).not_valid_after_utc.timestamp()
 
 
 def _check_profile(extensions: x509.Extensions, usage: ObjectIdentifier) -> None:

@@ -37,6 +37,7 @@ class TlsStream:
         "_closed",
         "_end",
         "_end_told",
+        "_expires",
         "_failure",
         "_incoming",
         "_local",
@@ -60,6 +61,7 @@ class TlsStream:
         peer: Identity,
         local: Identity,
         serial: str,
+        expires: float,
     ) -> None:
         """Take over a non-blocking connection whose handshake is done and whose peer is known to be `peer`."""
         self._socket = connection
@@ -69,6 +71,7 @@ class TlsStream:
         self._peer = peer
         self._local = local
         self._serial = serial
+        self._expires = expires
         self._unsent = _NOTHING
         self._probed = _NOTHING  # decrypted by `pending` to find out
         self._starved = False  # no complete record is left in `incoming`
@@ -94,6 +97,11 @@ class TlsStream:
     def serial(self) -> str:
         """See `SecureStream.serial`."""
         return self._serial
+
+    @property
+    def expires(self) -> float:
+        """See `SecureStream.expires`."""
+        return self._expires
 
     def fileno(self) -> int:
         """See `SecureStream.fileno`."""

@@ -21,7 +21,7 @@ from meshless_transport_tls.contexts import ALPN, Contexts
 from meshless_transport_tls.failures import Alert, Reason, alert_record, failure
 from meshless_transport_tls.names import decode_server_name, encode_server_name
 from meshless_transport_tls.options import Options
-from meshless_transport_tls.peer import CLIENT_USAGE, SERVER_USAGE, identify_peer
+from meshless_transport_tls.peer import CLIENT_USAGE, SERVER_USAGE, expires_at, identify_peer
 from meshless_transport_tls.session import Session, read_client_hello, refuse
 from meshless_transport_tls.stream import TlsStream
 
@@ -86,7 +86,14 @@ class TlsTransport:
                 Reason.HANDSHAKE_EOF, f"the connection to {address} broke during the handshake: {error.strerror}"
             ) from error
         return TlsStream(
-            connection, session.tls, session.incoming, session.outgoing, peer=peer, local=source, serial=credentials.serial
+            connection,
+            session.tls,
+            session.incoming,
+            session.outgoing,
+            peer=peer,
+            local=source,
+            serial=credentials.serial,
+            expires=expires_at(leaf),
         )
 
     async def accept(self, connection: socket.socket) -> TlsStream:
@@ -135,7 +142,14 @@ class TlsTransport:
         except OSError as error:
             raise failure(Reason.HANDSHAKE_EOF, f"{peer_name} broke off during the handshake: {error.strerror}") from error
         return TlsStream(
-            connection, session.tls, session.incoming, session.outgoing, peer=peer, local=local, serial=credentials.serial
+            connection,
+            session.tls,
+            session.incoming,
+            session.outgoing,
+            peer=peer,
+            local=local,
+            serial=credentials.serial,
+            expires=expires_at(leaf),
         )
 
     def _choose(self, connection: socket.socket, hello: ClientHello, peer_name: str) -> Identity:
