@@ -205,7 +205,7 @@ class FramedSession:
         Raises:
             LocalProtocolError: no connection is open.
         """
-        open_for_us = self.state == "dead" or self.protocol.local_state is State.TALKING
+        open_for_us = self.state == "dead" or self.protocol.local_state is State.TALKING or self._reset_follows()
         if self._relay is not None or not open_for_us:
             raise LocalProtocolError(f"a session that is {self.state} has no connection to relay: open one first")
         relay = FramedRelay(self, plain, early, idle_timeout, on_close)
@@ -345,6 +345,8 @@ class FramedSession:
                         self._set_reading(False)  # until `serve`
                         return
                     self._events.popleft()
+                    if self._reset_follows():
+                        continue  # taken back already: nobody is there to be answered
                     self.state = "opening"
                     self.set_reading(True)  # to learn that the client's agent gave up
                     self._on_open(request)
@@ -352,7 +354,7 @@ class FramedSession:
                     self._events.popleft()
                     if reply.code is ReplyCode.OK:
                         self._set_reading(False)  # until there is a plain end to deliver to
-                    else:
+                    elif not self._reset_follows():
                         self.state = "idle"
                     on_reply, self._on_reply = self._on_reply, None
                     assert on_reply is not None  # the protocol admits a reply only after `open`
@@ -362,11 +364,16 @@ class FramedSession:
                 case _:
                     return  # application bytes behind OPENED, waiting for `relay`
 
+    def _reset_follows(self) -> bool:
+        """Whether a RESET was read together with the event that is handled now, so that the protocol is ahead of us: dead."""
+        return self.protocol.local_state is State.DEAD and any(type(event) is Reset for event in self._events)
+
     def _start(self, relay: FramedRelay) -> None:
         """Begin: first what is there already, in order, then what comes."""
         if self._relay is not relay or self.state == "dead":
             return
-        relay.start()
+        if not self._reset_follows():
+            relay.start()
         events = list(self._events)
         self._events.clear()
         rest = relay.receive(events)

@@ -11,7 +11,7 @@ import pytest
 from meshless_core.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from meshless_core.relay.framed import FRAMED_PENDING_BOUND, FramedSession
 from meshless_core.tunnel import OpenReply, OpenRequest, ResetCode, TunnelSession
-from meshless_core.tunnel.frames import encode_reset
+from meshless_core.tunnel.frames import encode_open, encode_reply, encode_reset
 from meshless_core.types import PodRef, ReplyCode, ServiceId
 
 REQUEST = OpenRequest(
@@ -411,6 +411,46 @@ async def test_a_reset_right_behind_a_fin_in_one_read_is_a_reset_and_no_error_of
     result, reusable = await client.over()
     assert (result.outcome, result.reason, reusable) == ("reset", "gone", False)
     await service.over()
+
+
+@pytest.mark.parametrize("early", [b"", b"early bytes"])
+async def test_a_reset_right_behind_the_reply_ends_the_relay_as_reset(plaintext, early):
+    opened = soon()
+
+    def replied(reply):
+        assert reply.code is ReplyCode.OK
+        opened.set_result(Ends(plaintext, "unix", "client", plaintext.client, early, None))
+
+    plaintext.client.open(REQUEST, replied)
+    await wait(plaintext.requests.get())
+    plaintext.server.stream.sock.send(
+        encode_reply(OpenReply(ReplyCode.OK)) + b"\x04\0\0\5words" + encode_reset(ResetCode.RESET, "gone")
+    )
+    client = await wait(opened)
+    assert await client.receive(5) == b"words"
+    result, reusable = await client.over()
+    assert (result.outcome, result.reason, reusable) == ("reset", "gone", False)
+
+
+async def test_a_reset_right_behind_a_refusal_leaves_a_session_nobody_uses_again(plaintext):
+    states = []
+    plaintext.client.open(REQUEST, lambda reply: states.append((reply.code, plaintext.client.state)))
+    await wait(plaintext.requests.get())
+    plaintext.server.stream.sock.send(
+        encode_reply(OpenReply(ReplyCode.DRAINING)) + encode_reset(ResetCode.ABORTED, "shutting down")
+    )
+    while not plaintext.client_lost:
+        await asyncio.sleep(0)
+    assert states == [(ReplyCode.DRAINING, "opening")]
+    assert plaintext.client.state == "dead"
+
+
+async def test_a_request_taken_back_in_the_same_read_is_not_served(plaintext):
+    plaintext.client.stream.sock.send(encode_open(REQUEST) + encode_reset(ResetCode.ABORTED, "never mind"))
+    while not plaintext.server_lost:
+        await asyncio.sleep(0)
+    assert plaintext.requests.empty()
+    assert plaintext.server.state == "dead"
 
 
 async def test_misuse_is_an_error_of_ours(plaintext):
