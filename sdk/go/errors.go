@@ -30,6 +30,8 @@ type Error struct {
 	ServiceID    string        // what was dialled, or the service listened for
 	Text         string        // what is wrong and what to do
 	Err          error         // the cause, nil for a refusal
+
+	atOnce bool // the agent's advice is not to wait
 }
 
 func newError(code Code, serviceID, text string, cause error) *Error {

@@ -118,6 +118,7 @@ func (r *reply) judge(fields []byte) error {
 	refusal := newError(code, r.serviceID, r.details.text, nil)
 	refusal.ConnectionID = r.details.connectionID
 	refusal.RetryAfter = r.details.retryAfter
+	refusal.atOnce = r.details.hasRetryAfter && r.details.retryAfter == 0
 	return refusal
 }
 

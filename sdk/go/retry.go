@@ -15,8 +15,8 @@ const (
 // Retry says how often a [Dialer] tries again after an error that is Retryable. The zero value does not.
 //
 // The n-th delay is drawn evenly from zero to Base times 2 to the n-1, at most Max (full jitter), so that clients that were
-// refused together do not come back together. The agent's advice is added to it, and never undercut. After the first
-// [ErrDraining] there is no delay: the next agent is there already.
+// refused together do not come back together. The agent's advice is added to it, and never undercut. The first
+// delay is left out if the agent says so, and after [ErrDraining]: the next agent is there already.
 type Retry struct {
 	Attempts int           // how often to dial in all; 0 and 1 mean once
 	Base     time.Duration // the longest first delay, 50 ms if 0
@@ -30,7 +30,7 @@ func (r Retry) delay(attempt int, err error, random func() float64) (time.Durati
 	if attempt >= r.Attempts || !errors.As(err, &failure) || !failure.Retryable || failure.RetryAfter > longestAdvice {
 		return 0, false
 	}
-	if attempt == 1 && failure.Code == ErrDraining {
+	if attempt == 1 && (failure.Code == ErrDraining || failure.atOnce) {
 		return failure.RetryAfter, true
 	}
 	longest, limit := r.Base, r.Max
