@@ -94,3 +94,11 @@ def busy(pod: Path) -> Iterator[socket.socket]:
         yield listener
         for connection in waiting:
             connection.close()
+
+
+@pytest.fixture(scope="session")
+def watcher() -> None:
+    """The process's one lease watcher has begun, so that its own descriptors are no leak of a test."""
+    from meshless_sdk import leases
+
+    leases._watch()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meshless_sdk.dialler import Dialer
 from meshless_sdk.dialling import connect
 from meshless_sdk.errors import (
     AccessDenied,
@@ -27,6 +28,7 @@ from meshless_sdk.errors import (
     Draining,
     HandshakeTimeout,
     InternalError,
+    InvalidArgument,
     InvalidServiceId,
     ListenError,
     MalformedRequest,
@@ -44,6 +46,9 @@ from meshless_sdk.errors import (
     UnsupportedVersion,
 )
 from meshless_sdk.listening import listen
+from meshless_sdk.mesh_socket import MeshSocket
+from meshless_sdk.proxy_protocol import Peer
+from meshless_sdk.retrying import Retry
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,18 +59,23 @@ __all__ = [
     "AgentUnavailable",
     "ConnectError",
     "ConnectionLimit",
+    "Dialer",
     "Draining",
     "HandshakeTimeout",
     "InternalError",
+    "InvalidArgument",
     "InvalidServiceId",
     "ListenError",
     "MalformedRequest",
+    "MeshSocket",
     "MeshlessError",
     "NoEndpoint",
     "NotReady",
     "Overloaded",
+    "Peer",
     "ProtocolError",
     "ProxyHeaderError",
+    "Retry",
     "ServiceNotFound",
     "ServiceRefused",
     "TunnelFailed",

@@ -17,7 +17,7 @@ from meshless_sdk.errors import AgentUnavailable, HandshakeTimeout
 from meshless_sdk.paths import address_of, client_socket_path
 from meshless_sdk.wire import Reply, encode_request
 
-__all__ = ["connect", "unavailable"]
+__all__ = ["connect", "connect_to_agent", "limit_waiting", "receive", "send", "unavailable"]
 
 
 def connect(
@@ -52,7 +52,7 @@ def connect(
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(None)  # the application may have set another default
-        _connect(connection, where, connect_timeout)
+        connect_to_agent(connection, where, connect_timeout)
         _shake_hands(connection, service_id, request, handshake_timeout)
     except BaseException:  # also KeyboardInterrupt: nobody else knows the socket
         connection.close()
@@ -60,7 +60,12 @@ def connect(
     return connection
 
 
-def _connect(connection: socket.socket, path: str, timeout: float | None) -> None:
+def connect_to_agent(connection: socket.socket, path: str, timeout: float | None) -> None:
+    """Connect a blocking socket; the kernel waits for room in the backlog, `timeout` seconds at most.
+
+    Raises:
+        AgentUnavailable: no agent took the connection.
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
         with address_of(path) as address:
@@ -93,31 +98,34 @@ def _shake_hands(connection: socket.socket, service_id: str, request: bytes, tim
     unsent = request
     while reply.wanted:
         try:
-            _set_timeout(connection, deadline)
+            limit_waiting(connection, deadline)
             if unsent:
-                _send(connection, unsent)
+                send(connection, unsent)
                 unsent = b""
-            data = _receive(connection, reply.wanted)
+            data = receive(connection, reply.wanted)
         except TimeoutError as error:
             raise HandshakeTimeout(f"the agent did not reply for {service_id} within {timeout} s; retry") from error
         reply.receive_data(data)
     connection.settimeout(None)
 
 
-def _send(connection: socket.socket, request: bytes) -> None:
+def send(connection: socket.socket, request: bytes) -> None:
+    """Send a request; an agent that does not take it is no error yet."""
     # The agent may refuse before it has read the request: what it said is still there to read.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.sendall(request)
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
+def receive(connection: socket.socket, size: int) -> bytes:
+    """At most `size` bytes of a reply, b"" for the end of the connection, however it ended."""
     try:
         return connection.recv(size)
     except ConnectionResetError:
         return b""  # the agent went away with our request unread: to us the same as end-of-file
 
 
-def _set_timeout(connection: socket.socket, deadline: float | None) -> None:
+def limit_waiting(connection: socket.socket, deadline: float | None) -> None:
+    """Let the next calls wait until `deadline` in monotonic seconds, for ever if None."""
     # Zero would mean non-blocking.
     connection.settimeout(None if deadline is None else max(1e-6, deadline - time.monotonic()))
 

@@ -1,7 +1,7 @@
 """What can go wrong when dialling or serving: one root, and one class per reply code of the client handshake.
 
-All but `InvalidServiceId` are `OSError`s, so code that was written for TCP keeps working. The names of the classes are the
-names of the codes (`ACCESS_DENIED` is `AccessDenied`). This module must not do I/O.
+All but `InvalidArgument` and its kind are `OSError`s, so code that was written for TCP keeps working. The names of the classes
+are the names of the codes (`ACCESS_DENIED` is `AccessDenied`). This module must not do I/O.
 """
 # ruff: noqa: N818 - the classes carry the reply codes' names, which are part of the product contract
 
@@ -20,6 +20,7 @@ __all__ = [
     "Draining",
     "HandshakeTimeout",
     "InternalError",
+    "InvalidArgument",
     "InvalidServiceId",
     "ListenError",
     "MalformedRequest",
@@ -48,7 +49,11 @@ class MeshlessError(Exception):
     retryable: bool = False
 
 
-class InvalidServiceId(MeshlessError, ValueError):
+class InvalidArgument(MeshlessError, ValueError):
+    """An argument that no agent would take; found before anything was sent."""
+
+
+class InvalidServiceId(InvalidArgument):
     """Not a service id or service name; found before anything was sent."""
 
 
@@ -136,7 +141,7 @@ class UnsupportedVersion(ConnectError):
     """Code 1: the agent has no handshake for this version."""
 
     code, name = 1, "UNSUPPORTED_VERSION"
-    _advice = "the agent does not speak handshake version 1; upgrade the agent or this package"
+    _advice = "the agent does not speak this version of the handshake; upgrade the agent or this package"
 
 
 class MalformedRequest(ConnectError):

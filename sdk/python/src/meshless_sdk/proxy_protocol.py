@@ -1,6 +1,7 @@
 """The PROXY protocol header (version 2) that tells a server who connects, as bytes.
 
-Fed with bytes, never reads a clock or a socket: the servers around it bring the bytes and the time limit. The specification is `protocol/proxy-v2.md`; `protocol/vectors/proxy-v2.json` is what the tests hold this to.
+Fed with bytes, never reads a clock or a socket: the servers around it bring the bytes and the time limit. The specification is
+`protocol/proxy-v2.md`; `protocol/vectors/proxy-v2.json` is what the tests hold this to.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class ProxyHeader:
         buffer = self._buffer
         if not _SIGNATURE.startswith(buffer[:12]):
             raise ProxyHeaderError(
-                "the connection does not begin with a PROXY header; see that the service says proxyProtocol: v2 in the Meshlet, or "
-                "serve it without proxy_protocol"
+                "the connection begins with no PROXY header; see that the service says proxyProtocol: v2 in the Meshlet, "
+                "or serve without proxy_protocol"
             )
         if len(buffer) > 12 and buffer[12] not in (0x20, 0x21):
             raise ProxyHeaderError(f"the PROXY header has version and command 0x{buffer[12]:02x}; 0x20 or 0x21 was expected")

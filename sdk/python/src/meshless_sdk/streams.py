@@ -12,7 +12,7 @@ from meshless_sdk.errors import HandshakeTimeout
 from meshless_sdk.paths import address_of, client_socket_path
 from meshless_sdk.wire import Reply, encode_request
 
-__all__ = ["open_connection"]
+__all__ = ["connect_to_agent", "open_connection", "receive", "send"]
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -31,7 +31,7 @@ async def open_connection(
     where = client_socket_path() if path is None else path
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        await _connect(connection, where, connect_timeout)
+        await connect_to_agent(connection, where, connect_timeout)
         try:
             async with asyncio.timeout(handshake_timeout) as timer:
                 await _shake_hands(connection, service_id, request)
@@ -45,11 +45,14 @@ async def open_connection(
         raise
 
 
-async def _connect(connection: socket.socket, path: str, timeout: float | None) -> None:
-    """Connect, trying again while the backlog is full.
+async def connect_to_agent(connection: socket.socket, path: str, timeout: float | None) -> None:
+    """Connect a non-blocking socket, trying again while the backlog is full, `timeout` seconds at most.
 
     Not `loop.sock_connect`: a Unix socket that has to wait for the backlog gives EAGAIN and never becomes writable, and asyncio
     would take it for connected.
+
+    Raises:
+        AgentUnavailable: no agent took the connection.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = _FIRST_PAUSE
@@ -69,14 +72,22 @@ async def _connect(connection: socket.socket, path: str, timeout: float | None) 
 
 
 async def _shake_hands(connection: socket.socket, service_id: str, request: bytes) -> None:
-    loop = asyncio.get_running_loop()
     reply = Reply(service_id)
+    await send(connection, request)
+    while reply.wanted:
+        reply.receive_data(await receive(connection, reply.wanted))
+
+
+async def send(connection: socket.socket, request: bytes) -> None:
+    """Send a request; an agent that does not take it is no error yet."""
     # The agent may refuse before it has read the request: what it said is still there to read.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        await loop.sock_sendall(connection, request)
-    while reply.wanted:
-        try:
-            data = await loop.sock_recv(connection, reply.wanted)
-        except ConnectionResetError:
-            data = b""  # the agent went away with our request unread: to us the same as end-of-file
-        reply.receive_data(data)
+        await asyncio.get_running_loop().sock_sendall(connection, request)
+
+
+async def receive(connection: socket.socket, size: int) -> bytes:
+    """At most `size` bytes of a reply, b"" for the end of the connection, however it ended."""
+    try:
+        return await asyncio.get_running_loop().sock_recv(connection, size)
+    except ConnectionResetError:
+        return b""  # the agent went away with our request unread: to us the same as end-of-file

@@ -10,7 +10,7 @@ import re
 
 from meshless_sdk.errors import CODES, AgentUnavailable, ConnectError, InvalidServiceId, ProtocolError, UnknownReplyCode
 
-__all__ = ["Reply", "encode_request", "is_service_name"]
+__all__ = ["Reply", "encode_request", "is_service_name", "refusal"]
 
 _VERSION = 1
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -69,9 +69,19 @@ class Reply:
                 return
         self.wanted = 0
         if data[0]:
-            raise _refusal(self._service_id, data[0])
+            raise refusal(self._service_id, data[0])
 
 
-def _refusal(service_id: str, code: int) -> ConnectError:
+def refusal(
+    service_id: str, code: int, connection_id: str = "", retry_after: float | None = None, text: str = ""
+) -> ConnectError:
+    """The error of a reply code, with what else the reply said."""
     known = CODES.get(code)
-    return known(service_id) if known else UnknownReplyCode(service_id, code)
+    error = known(service_id) if known else UnknownReplyCode(service_id, code)
+    if connection_id:
+        error.connection_id = connection_id
+    if retry_after is not None:
+        error.retry_after = retry_after
+    if text:
+        error.text = text
+    return error
