@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from meshless_core.agent.authorizers import AuthorizerPanel
+from meshless_core.errors import PluginError
+from meshless_core.types import AuthorizationRequest, Decision, MeshletRef, ServiceId, Verdict
+
+REQUEST = AuthorizationRequest(
+    MeshletRef("shop", "web"), None, ServiceId("http", "cart", "shop"), exists=True, declared=True, consent=None, side="client"
+)
+ALLOW = Decision(Verdict.ALLOW, "yes", "")
+DENY = Decision(Verdict.DENY, "no", "")
+ABSTAIN = Decision(Verdict.ABSTAIN, "maybe", "")
+
+
+class Inline:
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def authorize_inline(self, _request: AuthorizationRequest) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Waiting:
+    def __init__(self, answer: Any, seconds: float = 0.0) -> None:
+        self.answer = answer
+        self.seconds = seconds
+        self.life: list[tuple[str, str]] = []
+
+    async def start(self) -> None:
+        self.life.append(("start", threading.current_thread().name))
+
+    async def stop(self) -> None:
+        self.life.append(("stop", threading.current_thread().name))
+
+    async def authorize(self, _request: AuthorizationRequest) -> Any:
+        await asyncio.sleep(self.seconds)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+async def _decide(*authorizers: Any, timeout: float = 5.0) -> Decision:
+    panel = AuthorizerPanel([(f"plugin{i}", one) for i, one in enumerate(authorizers)], timeout=timeout)
+    await panel.start()
+    try:
+        return (await panel.ask(REQUEST)).final
+    finally:
+        await panel.stop()
+
+
+@pytest.mark.parametrize("kind", [Inline, Waiting])
+async def test_deny_wins_over_allow_in_either_order(kind: Any) -> None:
+    assert (await _decide(kind(ALLOW), kind(DENY))).verdict is Verdict.DENY
+    assert (await _decide(kind(DENY), kind(ALLOW))).verdict is Verdict.DENY
+    assert (await _decide(kind(ALLOW), kind(ABSTAIN))).verdict is Verdict.ALLOW
+
+
+@pytest.mark.parametrize("kind", [Inline, Waiting])
+@pytest.mark.parametrize("answer", [RuntimeError("broken"), None, True, "allow"], ids=repr)
+async def test_raising_or_nonsense_is_a_no_that_names_the_plugin(kind: Any, answer: Any) -> None:
+    decision = await _decide(Inline(ALLOW), kind(answer))
+    assert decision.verdict is Verdict.DENY
+    assert "plugin1" in decision.reason
+
+
+@pytest.mark.parametrize("answer", [RuntimeError("broken"), None, True, "allow"], ids=repr)
+def test_inline_alone_fails_closed_too(answer: Any) -> None:
+    panel = AuthorizerPanel([("good", Inline(ALLOW)), ("bad", Inline(answer))], timeout=1)
+    assert panel.ask_inline(REQUEST).verdict is Verdict.DENY
+
+
+async def test_nobody_and_only_abstentions_are_a_no() -> None:
+    assert (await _decide()).verdict is Verdict.DENY
+    assert (await _decide(Inline(ABSTAIN), Waiting(ABSTAIN))).verdict is Verdict.DENY
+
+
+async def test_one_that_hangs_is_a_no_after_the_timeout_and_can_be_stopped() -> None:
+    decision = await _decide(Waiting(ALLOW, seconds=3600), timeout=0.05)
+    assert decision.verdict is Verdict.DENY
+    assert "did not answer within 0.05 s" in decision.reason
+
+
+async def test_one_that_blocks_its_thread_stops_neither_the_loop_nor_the_panel() -> None:
+    release = threading.Event()
+
+    class Blocking:
+        async def authorize(self, _request: AuthorizationRequest) -> Decision:
+            release.wait(10)
+            return ALLOW
+
+    panel = AuthorizerPanel([("blocking", Blocking())], timeout=0.05)
+    await panel.start()
+    began = time.monotonic()
+    decisions = await asyncio.gather(panel.ask(REQUEST), panel.ask(REQUEST))
+    assert [one.final.verdict for one in decisions] == [Verdict.DENY, Verdict.DENY]
+    assert time.monotonic() - began < 5, "the event loop was not held up"
+    release.set()
+    await panel.stop()
+
+
+async def test_authorizers_that_wait_live_on_a_thread_of_their_own() -> None:
+    one = Waiting(ALLOW)
+    await _decide(one)
+    assert one.life == [("start", "authorizers"), ("stop", "authorizers")]
+
+
+async def test_one_that_fails_to_start_is_named() -> None:
+    class Broken:
+        async def start(self) -> None:
+            raise ValueError("no database")
+
+        async def authorize(self, _request: AuthorizationRequest) -> Decision:
+            return ALLOW
+
+    panel = AuthorizerPanel([("broken", Broken())], timeout=1)
+    with pytest.raises(PluginError, match="authorizer broken failed to start: ValueError: no database"):
+        await panel.start()
+    await panel.stop()

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from meshless_core.agent.connections import Connection, ConnectionTable
+from meshless_core.agent.metrics import METRICS, AgentMetrics
+from meshless_core.types import Endpoint, MeshletRef, PodRef, ReplyCode, ServiceId
+
+SERVICE = ServiceId("http", "cart", "shop")
+WEB = MeshletRef("shop", "web")
+
+
+class Relayed:
+    bytes_to_service = 7
+    bytes_to_client = 11
+    last_activity = 0.0
+    closed = False
+
+    def abort(self, reason: str) -> None:
+        raise NotImplementedError
+
+
+def _connection(version: str | None = "v1") -> Connection:
+    endpoint = Endpoint(PodRef("shop", "cart-0"), "uid", "node-b", "127.0.0.1:1", version, ready=True)
+    return Connection(b"0" * 16, "source", "tunnel", WEB, PodRef("shop", "web-0"), SERVICE, endpoint, "", "policy", 0.002)
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.table = ConnectionTable()
+        self.gauges: dict[str, dict[tuple[str, ...], float]] = {"meshless_pods": {(): 3.0}}
+        self.metrics = AgentMetrics(
+            self.table, gauges=lambda: self.gauges, clock=lambda: self.now, build={"version": "1", "node": "node-a"}
+        )
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        for family in text_string_to_metric_families(self.metrics.text().decode()):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return sample.value
+        return None
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def test_a_connection_is_counted_from_open_to_close(world: World) -> None:
+    connection = _connection()
+    world.table.add(connection)
+    world.metrics.opened(connection)
+    connection.relay = Relayed()
+    assert world.sample("meshless_connections_active", destination_version="v1") == 1
+    assert world.sample("meshless_sent_bytes_total") == 7, "bytes grow during the connection, not only at its end"
+    world.table.remove(connection)
+    world.metrics.closed(connection, "closed", 7, 11, 0.5)
+    assert world.sample("meshless_connections_active", destination_version="v1") == 0
+    assert world.sample("meshless_sent_bytes_total") == 7
+    assert world.sample("meshless_received_bytes_total") == 11
+    assert world.sample("meshless_connections_closed_total", reason="closed") == 1
+    assert world.sample("meshless_connect_duration_seconds_bucket", le="0.0025") == 1
+    assert world.sample("meshless_connect_duration_seconds_bucket", le="0.001") == 0
+    assert world.sample("meshless_connection_duration_seconds_sum") == 0.5
+
+
+async def test_a_name_nobody_knows_becomes_no_label(world: World) -> None:
+    world.metrics.refused("source", WEB, None, ReplyCode.ACCESS_DENIED)
+    assert world.sample("meshless_connections_refused_total", destination_service="unknown", reason="access_denied") == 1
+
+
+async def test_flows_without_connections_are_forgotten_after_a_while(world: World) -> None:
+    connection = _connection()
+    world.metrics.opened(connection)
+    world.now += 601
+    assert world.sample("meshless_connections_opened_total") == 1, "an open connection is never forgotten"
+    world.metrics.closed(connection, "closed", 0, 0, 601)
+    assert world.sample("meshless_connections_opened_total") == 1
+    world.now += 601
+    assert world.sample("meshless_connections_opened_total") is None
+
+
+async def test_gauges_are_asked_at_each_scrape(world: World) -> None:
+    assert world.sample("meshless_pods") == 3
+    world.gauges["meshless_pods"] = {(): 4.0}
+    assert world.sample("meshless_pods") == 4
+    assert world.sample("meshless_build_info", node="node-a") == 1
+
+
+async def test_whatever_is_exposed_is_in_the_table_of_metrics(world: World) -> None:
+    connection = _connection(None)
+    world.metrics.opened(connection)
+    world.metrics.closed(connection, "reset", 1, 2, 3)
+    world.metrics.refused("destination", None, SERVICE, ReplyCode.TIMEOUT)
+    world.metrics.decided("deny", "source")
+    world.metrics.handshake("client", "ok")
+    known = {info.name.removesuffix("_total"): info for info in METRICS}
+    for family in text_string_to_metric_families(world.metrics.text().decode()):
+        name = family.name.removesuffix("_info")
+        assert name in known, family.name
+        assert family.documentation == known[name].help
+        for sample in family.samples:
+            labels: Any = set(sample.labels) - {"le"}
+            assert labels <= set(known[name].labels), sample
