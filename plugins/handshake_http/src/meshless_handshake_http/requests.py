@@ -28,6 +28,7 @@ from meshless_handshake_http.head import Head, RejectedRequestError, check_trail
 __all__ = ["RequestStream"]
 
 _MASK_BIT: Final = 0x80
+_VISIBLE: Final = bytes(range(0x21, 0x7F))  # what a request can begin with; holding anything else would only delay the no
 
 
 class RequestStream:
@@ -71,6 +72,10 @@ class RequestStream:
         self._parser.receive_data(data)
         let_go = self._advance(pending)
         self._held = b"" if self._opaque else pending[let_go.stop :]
+        if self._head is None and not self._after_websocket_request and self._held[:1] not in _VISIBLE:
+            raise RejectedRequestError(
+                "these bytes are no HTTP/1.1 request: use a tunnel (CONNECT or SOCKS5) for other protocols"
+            )
         return pending[let_go]
 
     def _end(self) -> bytes:
