@@ -43,7 +43,10 @@ def test_invalid_files_exit_1_with_every_problem(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     assert result.stdout.splitlines() == [
         f"{path}:14: $.kind: duplicate key, first written on line 12: keep one",
-        f"{path}:4: $.spec.server.services[0].x: unknown field, known are allow, handOff, idleTimeout, maxConn, name, proxyProtocol",
+        (
+            f"{path}:4: $.spec.server.services[0].x: unknown field, known are allow, handOff, idleTimeout, maxConn, name, "
+            "proxyProtocol"
+        ),
         f"{path}:4: $.spec.server.services[0].maxConn: must be an integer from 1 to 2147483647, not 0",
         (
             f"{path}:9: $.spec.containers[0].name: the string 'Main' is not a DNS label: use 1 to 63 of a-z, 0-9 and '-', "
