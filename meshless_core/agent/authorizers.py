@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import attrs
 
@@ -25,6 +25,9 @@ __all__ = ["AuthorizerPanel", "PanelDecision"]
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+_RAISED: Final = (Exception, SystemExit, asyncio.CancelledError)
+"""What counts as "the plugin raised", which means no: also an attempt to end the process, or the agent's task."""
 
 
 @attrs.frozen
@@ -116,7 +119,7 @@ class AuthorizerPanel:
             try:
                 answer = authorize(request)
                 verdict = answer.verdict
-            except Exception as error:  # noqa: BLE001 - a plugin that raises means no
+            except _RAISED as error:
                 answer = _failed(name, request, error)
                 verdict = answer.verdict
             if verdict is Verdict.DENY:
@@ -130,7 +133,7 @@ class AuthorizerPanel:
         for name, authorize in self._inline:
             try:
                 answers.append(_checked(name, authorize(request)))
-            except Exception as error:  # noqa: BLE001 - a plugin that raises means no
+            except _RAISED as error:
                 answers.append(_failed(name, request, error))
         answers += await asyncio.gather(*(self._ask_one(name, one, request) for name, one in self._waiting))
         return PanelDecision(combine(answers), tuple(answers))
@@ -154,7 +157,16 @@ class AuthorizerPanel:
 
 
 async def _call(function: Callable[[], Awaitable[_T]]) -> _T:
-    return await function()
+    """Run a plugin's coroutine; what would end the thread's loop, or ours, becomes an error like any other."""
+    try:
+        return await function()
+    except SystemExit as error:
+        raise RuntimeError(f"it tried to exit the process with {error.code!r}") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # we gave up on it
+        raise RuntimeError("it cancelled itself") from error
 
 
 def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
@@ -177,7 +189,7 @@ def _checked(name: str, answer: object) -> Decision:
     return answer
 
 
-def _failed(name: str, request: AuthorizationRequest, error: Exception) -> Decision:
+def _failed(name: str, request: AuthorizationRequest, error: BaseException) -> Decision:
     with contextlib.suppress(Exception):
         logger.error("authorizer %s failed for %s -> %s; denied", name, request.source, request.target, exc_info=error)
     return Decision(Verdict.DENY, name, f"authorizer {name} failed with {type(error).__name__}; see the agent's log")
