@@ -116,7 +116,7 @@ class Agent:
             trust_domain=trust_domain,
             settings=settings,
             loop=loop,
-            reactor=Reactor(loop),
+            reactor=Reactor(loop, budget=float(settings.relay_budget)),
             panel=AuthorizerPanel(parts.authorizers, timeout=float(settings.authorize_timeout)),
             canary=parts.canary,
             handshakes=parts.handshakes,

@@ -128,8 +128,8 @@ class AgentSettings:
     )
     max_handshakes_per_pod: int = _setting(
         256,
-        "Number of connections. Default 256. Connections of one pod that are not yet established; more wait in the listener's "
-        "backlog. One pod cannot use up max_connections with requests it never completes.",
+        "Number of connections. Default 256. Connections of one pod whose request is not complete; more get OVERLOADED. One pod "
+        "cannot use up max_connections, or another pod's share, with requests it never completes.",
         _at_least(1),
     )
     max_tunnels_unauthenticated: int = _setting(
