@@ -23,7 +23,15 @@ from meshless_core.reconciler import Reconciler
 from meshless_core.socketd import PodDirectories, SocketdServer, follow_manifest
 from meshless_core.types import ReplyCode
 
-PLUGINS = ("handshake_v1", "handshake_v2", "policy_declared", "canary_weighted", "transport_tls")
+PLUGINS = (
+    "handshake_v1",
+    "handshake_v2",
+    "handshake_socks5",
+    "handshake_http",
+    "policy_declared",
+    "canary_weighted",
+    "transport_tls",
+)
 
 SHOP = """
 apiVersion: meshless.dev/v1
