@@ -1,4 +1,4 @@
-"""Dial a service through the node's agent: what `connect` and `forward` share.
+"""Dial a service through the node's agent: what `connect`, `forward` and `proxy` share.
 
 The handshake itself is `meshless_core.handshake`; here is only the reading and writing around it, and what to tell people when
 it fails.
@@ -29,6 +29,7 @@ __all__ = [
     "client_socket_path",
     "dial",
     "pod_dir_option",
+    "reach_agent",
     "socket_option",
 ]
 
@@ -110,6 +111,25 @@ def client_socket_path(pod_dir: str, socket_path: str | None) -> str:
     return os.path.join(pod_dir, "client", "meshless") if socket_path is None else socket_path
 
 
+async def reach_agent(path: str, *, timeout: float = CONNECT_TIMEOUT) -> socket.socket:
+    """Connect to the agent, and say nothing yet.
+
+    Args:
+        path: the agent's socket.
+        timeout: seconds to wait while the agent's backlog is full.
+
+    Returns:
+        A non-blocking socket.
+
+    Raises:
+        AgentUnreachableError: no agent took the connection.
+    """
+    try:
+        return await connect_unix(path, timeout=timeout)
+    except OSError as error:
+        raise AgentUnreachableError(f"cannot reach the agent at {path}: {_reason(error)}") from error
+
+
 async def dial(
     service_id: ServiceId,
     path: str,
@@ -132,10 +152,7 @@ async def dial(
         RefusedError: the agent said no.
         AgentUnreachableError: no agent took the connection, or it went away or stayed silent during the handshake.
     """
-    try:
-        connection = await connect_unix(path, timeout=connect_timeout)
-    except OSError as error:
-        raise AgentUnreachableError(f"cannot reach the agent at {path}: {_reason(error)}") from error
+    connection = await reach_agent(path, timeout=connect_timeout)
     try:
         async with asyncio.timeout(handshake_timeout):
             verdict = await _shake_hands(connection, service_id)

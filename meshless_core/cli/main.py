@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "forward": ("meshless_core.cli.forward", "Make a service reachable at a local port or socket."),
     "listen": ("meshless_core.cli.listen", "Provide a service from standard input and output or a local server."),
     "plugins": ("meshless_core.cli.plugins", "List the active plugins, where they come from and their options."),
+    "proxy": ("meshless_core.cli.proxy", "Offer the mesh as a SOCKS5 and HTTP proxy at a local port."),
     "reconciler": ("meshless_core.cli.reconciler", "Run the reconciler."),
     "socketd": ("meshless_core.cli.socketd", "Run the owner of the pods' sockets."),
     "validate": ("meshless_core.cli.validate", "Check resource files."),
