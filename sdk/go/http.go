@@ -184,6 +184,9 @@ type httpListener struct {
 
 func (l *httpListener) Accept() (net.Conn, error) {
 	conn, err := l.AcceptUnix()
+	if err != nil && l.draining.Load() {
+		return nil, net.ErrClosed // the HTTP server would take a deadline's error for one that passes
+	}
 	if err != nil {
 		return nil, err
 	}

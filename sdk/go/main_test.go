@@ -120,7 +120,6 @@ func agent(t *testing.T, serve func(conn *net.UnixConn, request asked, number in
 
 func rawAgent(t *testing.T, serve func(conn *net.UnixConn, number int)) {
 	t.Helper()
-	onlyVersion1 = memory{until: map[string]time.Time{}}
 	listener, err := listenAt("agent", ClientSocketPath())
 	if err != nil {
 		t.Fatal(err)
