@@ -190,6 +190,7 @@ class Agent:
         self._clients.stop()
         for connection in self.runtime.connections:
             if isinstance(connection.relay, Lease):
+                connection.relay.drain("the agent is shutting down")
                 connection.relay.let_go()
             elif connection.relay is not None:
                 connection.relay.abort("the agent is shutting down")

@@ -23,6 +23,7 @@ from meshless_core.agent.client_reply import close_after_reply, record_refusal, 
 from meshless_core.agent.connections import Connection
 from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, Introduction, deliver
 from meshless_core.agent.filtering import filtered
+from meshless_core.agent.hand_off import give_descriptor, may_hand_off
 from meshless_core.agent.lease import Lease
 from meshless_core.agent.outbound import OutboundTunnels, TunnelOpening
 from meshless_core.agent.runtime import AgentRuntime
@@ -31,7 +32,6 @@ from meshless_core.hookspecs import (
     FilteringHandshake,
     HandshakeProtocol,
     HandshakeRequest,
-    LeaseHandshake,
     ReplyDetails,
 )
 from meshless_core.relay import FramedSession, RelayResult, relay_plain
@@ -314,7 +314,7 @@ class ClientConnection:
         runtime, route = self._runtime, self._route
         assert route is not None
         connection = self._connection(endpoint, local=True)
-        if self._may_hand_off(route):
+        if may_hand_off(runtime, route, self._request, self._handshake, self._client):
             self._hand_off(connection, service)
             return
         if not self._end(ReplyCode.OK):
@@ -322,47 +322,47 @@ class ClientConnection:
             runtime.slots.give_back(endpoint.uid, route.service.service)
             return
         runtime.opened(connection, self._balancer)
-        connection.relay = relay_plain(
-            runtime.reactor,
-            self._filtered(),
-            service,
-            early=self._early(),
-            idle_timeout=route.idle_timeout,
-            on_close=partial(runtime.closed, connection, self._balancer),
-        )
+        on_close = partial(runtime.closed, connection, self._balancer)
+        try:
+            client = self._filtered()
+            idle = route.idle_timeout
+            connection.relay = relay_plain(
+                runtime.reactor, client, service, early=self._handshake.trailing_data, idle_timeout=idle, on_close=on_close
+            )
+        except OSError as error:
+            service.close()
+            self._not_relayed(on_close, error)
 
-    def _may_hand_off(self, route: Route) -> bool:
-        """Whether the client gets the service's socket itself: it can, nobody forbids it, and nothing has to see the bytes."""
-        return (
-            self._request.accepts_descriptor
-            and route.hand_off
-            and self._runtime.settings.hand_off
-            and route.idle_timeout is None
-            and isinstance(self._handshake, LeaseHandshake)
-            and not self._early()
-        )
+    def _not_relayed(self, on_close: Callable[[RelayResult], None], error: OSError) -> None:
+        """The kernel has no descriptor or memory left for a connection that was just established: end it, and say so."""
+        logger.error("connection %s is cut: %s: raise the agent's limit of open files", self._id.hex(), error.strerror)
+        self._client.close()
+        on_close(RelayResult("error", f"cannot be relayed: {error.strerror}", "agent", 0, 0))
 
     def _hand_off(self, connection: Connection, service: socket.socket) -> None:
         """Send the service's socket to the client and keep the connection it asked on as the lease."""
         runtime, client = self._runtime, self._client
         connection.transport = "handoff"
-        try:
-            given = self._end(ReplyCode.OK, descriptor_follows=True)
-            if given:
-                socket.send_fds(client, [b"\0"], [service.fileno()])
-        except OSError as error:
-            logger.debug("connection %s: client gone before its descriptor: %s", self._id.hex(), error.strerror)
+        told = self._end(ReplyCode.OK, descriptor_follows=True)
+        if not told or not give_descriptor(runtime, client, service, self._id):
             client.close()
-            given = False
-        finally:
             service.close()
-        if not given:
             runtime.slots.give_back(connection.endpoint.uid, connection.service.service)
             return
         runtime.opened(connection, self._balancer)
-        connection.relay = Lease(
-            runtime.reactor, self._id, client, self._handshake, partial(runtime.closed, connection, self._balancer)
-        )
+        on_close = partial(runtime.closed, connection, self._balancer)
+        try:
+            connection.relay = Lease(
+                runtime.reactor,
+                self._id,
+                client,
+                service,
+                self._handshake,
+                on_close=on_close,
+                on_ignored=partial(runtime.metrics.revocation_ignored, connection),
+            )
+        except OSError as error:
+            self._not_relayed(on_close, error)
 
     def _filtered(self) -> socket.socket:
         """The client's end for the relay: with the handshake's filter in between if it has one."""
@@ -382,11 +382,16 @@ class ClientConnection:
             tunnels.discard(session)
             return
         runtime.opened(connection, self._balancer)
+        try:
+            client = self._filtered()
+        except OSError as error:
+            session.abort("the client's agent has no descriptor left")
+            tunnels.discard(session)
+            self._not_relayed(partial(runtime.closed, connection, self._balancer), error)
+            return
+        on_close = partial(self._tunnel_closed, runtime, tunnels, session, connection, self._balancer)
         connection.relay = session.relay(
-            self._filtered(),
-            early=self._early(),
-            idle_timeout=route.idle_timeout,
-            on_close=partial(self._tunnel_closed, runtime, tunnels, session, connection, self._balancer),
+            client, early=self._handshake.trailing_data, idle_timeout=route.idle_timeout, on_close=on_close
         )
 
     @staticmethod
@@ -423,9 +428,6 @@ class ClientConnection:
             policy=self._policy,
             connect_seconds=now - self._started,
         )
-
-    def _early(self) -> bytes:
-        return self._handshake.trailing_data
 
     def _refuse(self, code: ReplyCode, policy: str, reason: str) -> None:
         record_refusal(self._runtime, self._entrance.pod, self._id, self._request.service_id, code, policy, reason)
@@ -490,11 +492,6 @@ class ClientConnection:
 
     def _wait(self) -> None:
         """From here on something else is waited for; notice if the client closes meanwhile."""
-        self._watch(_HANGUP_ONLY, self._on_hangup)
-
-    def _watch(self, events: int, handler: Callable[[int], None]) -> None:
-        reactor = self._runtime.reactor
-        if self._watched:
-            reactor.remove(self._client.fileno())
-        reactor.add(self._client.fileno(), events, handler)
-        self._watched = True
+        if not self._watched:
+            self._runtime.reactor.add(self._client.fileno(), _HANGUP_ONLY, self._on_hangup)
+            self._watched = True

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import attrs
 
+from meshless_core.agent.lease import Lease
 from meshless_core.relay import Relay
 from meshless_core.types import Endpoint, MeshletRef, PodRef, ServiceId
 
@@ -91,6 +92,7 @@ class Connection:
             "idle_seconds": round(max(monotonic - relay.last_activity, 0.0), 3) if relay else 0.0,
             "bytes_to_service": relay.bytes_to_service if relay else 0,
             "bytes_to_client": relay.bytes_to_client if relay else 0,
+            "revoked": isinstance(relay, Lease) and relay.revoked,
         }
 
 

@@ -26,8 +26,8 @@ __all__ = ["REVOCATION_SECONDS", "Lease"]
 
 logger = logging.getLogger(__name__)
 
-REVOCATION_SECONDS: Final = 2.0
-"""How long a client may take to let go of a revoked connection before it is reported; the connection is cut at once."""
+REVOCATION_SECONDS: Final = 1.0
+"""How long a client may take to end a revoked connection itself, and tell its application why, before the agent cuts it."""
 
 _HANGUP_ONLY: Final = 0  # EPOLLHUP and EPOLLERR are always reported
 _READ_BYTES: Final = 16
@@ -89,30 +89,29 @@ class Lease:
 
     @property
     def revoked(self) -> bool:
-        """Whether the client was told to stop. The connection is cut; the client has not let go of its lease yet."""
+        """Whether the client was told to stop and has not done it yet."""
         return bool(self._revoked)
 
     def abort(self, reason: str) -> None:
-        """Cut the connection and tell the client. It is over when the client lets go; if it does not, that is reported."""
+        """Tell the client to stop now, which can tell its application why. One that does not stop is cut and reported."""
         if self.closed or self._revoked:
             return
         self._revoked = reason[:MAX_REASON_CHARS] or "revoked"
         self._timer = self._reactor.loop.call_later(self._patience, self._ignored)
-        self._notify("revoked", self._revoked)  # before the cut: a client that sees its socket end finds the reason here
-        self._cut()
+        self._notify("revoked", self._revoked)
 
-    def let_go(self, reason: str) -> None:
-        """The agent leaves: ask the client to finish soon. Until then the connection goes on, without a lease.
+    def drain(self, reason: str) -> None:
+        """Ask the client to finish what it has begun, and then to connect again."""
+        if not self.closed:
+            self._notify("drain", reason)
 
-        Args:
-            reason: for the notice and the log.
-        """
+    def let_go(self) -> None:
+        """The agent leaves: the connection goes on without a lease, unless it was to stop."""
         if self.closed:
             return
         if self._revoked:
             self._finish("aborted", self._revoked, "agent")
             return
-        self._notify("drain", reason)
         self._leave()
         self._finish("closed", "the agent stopped, the connection goes on", "agent")
 
@@ -137,10 +136,8 @@ class Lease:
         except OSError:
             data = b""  # a reset: it left with a notice unread
         if self._revoked:
-            if not data:
-                self._finish("aborted", self._revoked, "agent")
-            return
-        if data:
+            self._finish("aborted", self._revoked, "agent")
+        elif data:
             self._notify("revoked", "bytes came on the lease; they belong on the socket that was handed over")
             self._finish("error", "the client sent bytes on its lease", "client")
         else:
@@ -150,7 +147,8 @@ class Lease:
         """Both directions have ended, so the connection is over, whatever the client has still to read."""
         self._leave()
         if self._revoked:
-            return  # our own doing; what is waited for is the client
+            self._finish("aborted", self._revoked, "agent")
+            return
         try:
             client_left = not self._client.recv(_READ_BYTES, socket.MSG_PEEK)
         except OSError:
@@ -160,14 +158,14 @@ class Lease:
     def _ignored(self) -> None:
         self._timer = None
         logger.error(
-            "connection %s: the client did not let go within %g s after its handed-over connection was revoked (%s); the "
-            "connection is cut all the same, but its SDK does not watch its lease",
+            "connection %s: the client did not stop within %g s after its handed-over connection was revoked (%s) and is cut; "
+            "its SDK has to watch the lease, or the service needs handOff: false",
             self._id.hex(),
             self._patience,
             self._revoked,
         )
         self._on_ignored()
-        self._finish("aborted", f"{self._revoked}; the client did not let go"[:MAX_REASON_CHARS], "agent")
+        self._finish("aborted", f"{self._revoked}; the client ignored it"[:MAX_REASON_CHARS], "agent")
 
     def _failed(self, error: Exception) -> None:
         if not self.closed:

@@ -89,6 +89,12 @@ METRICS: Final = (
         _FLOW_LABELS,
     ),
     MetricInfo("meshless_connection_duration_seconds", "histogram", "From established to closed.", _FLOW_LABELS),
+    MetricInfo(
+        "meshless_revocations_ignored_total",
+        "counter",
+        "Handed-over connections that the agent had to cut, because the client did not stop when it was told to.",
+        _FLOW_LABELS,
+    ),
     MetricInfo("meshless_authz_decisions_total", "counter", "Decisions of all authorizers together.", ("action", "reporter")),
     MetricInfo("meshless_handshakes_pending", "gauge", "Client connections whose request is not complete yet."),
     MetricInfo("meshless_tunnel_sessions", "gauge", "Secure sessions to and from other agents.", ("role", "state")),
@@ -169,6 +175,7 @@ class AgentMetrics(Collector):
         self._build = dict(build)
         self._flows: dict[_FlowKey, _Flow] = {}
         self._refused: dict[tuple[str, ...], int] = {}
+        self._ignored: dict[tuple[str, ...], int] = {}
         self._decisions: dict[tuple[str, str], int] = {}
         self._handshakes: dict[tuple[str, str], int] = {}
 
@@ -203,6 +210,12 @@ class AgentMetrics(Collector):
         )
         self._refused[key] = self._refused.get(key, 0) + 1
 
+    def revocation_ignored(self, connection: Connection) -> None:
+        """The client of a handed-over connection did not stop when it was told to; the connection has not been closed yet."""
+        flow = connection.flow
+        assert isinstance(flow, _Flow), "only what was opened is revoked"
+        self._ignored[flow.labels] = self._ignored.get(flow.labels, 0) + 1
+
     def decided(self, action: str, reporter: str) -> None:
         """The authorizers answered."""
         key = (action, reporter)
@@ -232,6 +245,7 @@ class AgentMetrics(Collector):
                 )
         yield from self._flow_families(live)
         yield self._counter("meshless_connections_refused_total", self._refused)
+        yield self._counter("meshless_revocations_ignored_total", self._ignored)
         yield self._counter("meshless_authz_decisions_total", self._decisions)
         yield self._counter("meshless_tunnel_handshakes_total", self._handshakes)
         for name, values in self._gauges().items():

@@ -74,6 +74,7 @@ class AgentRuntime:
         draining: whether the agent is shutting down.
         establishing: connections between a complete request and the reply.
         handshaking: connections whose request is not complete.
+        no_hand_off_until: until then every connection is relayed, in seconds of `time.monotonic()`.
     """
 
     node: str
@@ -95,6 +96,7 @@ class AgentRuntime:
     draining: bool = False
     establishing: int = 0
     handshaking: int = 0
+    no_hand_off_until: float = 0.0
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
 
     def spawn(self, coroutine: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
