@@ -25,7 +25,7 @@ from tests.mesh.chaos_verdict import summary, verdict
 from tests.mesh.exchange import Order
 from tests.mesh.running_mesh import AgentView, RunningMesh, descendants, gone, raise_open_files, until
 
-SECONDS = float(os.environ.get("MESHLESS_CHAOS_SECONDS", "15"))
+SECONDS = float(os.environ.get("MESHLESS_CHAOS_SECONDS", "8"))
 SEED = int(os.environ.get("MESHLESS_CHAOS_SEED", random.SystemRandom().randrange(1 << 32)))
 CLIENTS = 12
 NODES = ("node-a", "node-b", "node-c")
