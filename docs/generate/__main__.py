@@ -9,7 +9,17 @@ from pathlib import Path
 from docs.generate.page import GenerationError, Page
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
-MODULES = ("commands", "settings", "hooks", "metrics", "reply_codes", "errors", "handshake_states", "protocols")
+MODULES = (
+    "commands",
+    "settings",
+    "hooks",
+    "metrics",
+    "reply_codes",
+    "handshake_codes",
+    "errors",
+    "handshake_states",
+    "protocols",
+)
 
 
 def _pages(module_name: str) -> tuple[Page, ...]:
