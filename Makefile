@@ -21,7 +21,7 @@ export UV_PYTHON_DOWNLOADS := never
 # What mypy checks beyond the shipped packages, which pyproject.toml names. Tests poke where no type leads: they are run, not typed.
 TYPED := conftest.py bench docs/generate $(sort $(dir $(wildcard examples/*/*.py)))
 
-.PHONY: help setup demo test lint fix docs bench
+.PHONY: help setup demo test lint fix docs fuzz bench
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ docs: $(STAMP) ## regenerate the reference pages, build the site strictly into s
 	@"$(BIN)/python" -m docs.generate
 	@NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict    # with --quiet, strict sees no warning
 	@"$(BIN)/python" -m docs.generate.links site
+
+fuzz: $(STAMP) ## 10 million inputs over all client handshakes; takes a quarter of an hour
+	@"$(BIN)/python" -m tests.protocol.fuzz_handshakes --count 10000000 --jobs 2 $(ARGS)
 
 bench: $(STAMP) ## measure Meshless, direct sockets and the peers side by side; prints ratios
 	@"$(BIN)/python" -m bench $(ARGS)
