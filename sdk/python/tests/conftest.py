@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import http.server
 import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,3 +104,72 @@ def watcher() -> None:
     from meshless_sdk import leases
 
     leases._watch()
+
+
+class Shop:
+    """A service that speaks HTTP, behind a scripted agent: what HTTP clients are tested with.
+
+    `/hello` answers, `/slow` waits for `proceed`, `/stream` sends half and waits, POST anywhere echoes, `/close` closes.
+    """
+
+    def __init__(self, agent: Any) -> None:
+        self.agent = agent
+        self.proceed = threading.Event()
+        agent.serve("http.cart.shop", self._serve)
+
+    def _serve(self, connection: socket.socket) -> None:
+        shop = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                self.connection = connection
+                self.rfile = connection.makefile("rb")
+                self.wfile = connection.makefile("wb", 0)  # type: ignore[assignment] # unbuffered, as its base class has it
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def answer(self, body: bytes) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                if self.path == "/close":
+                    self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                if self.path == "/slow":
+                    shop.proceed.wait(10)
+                if self.path == "/stream":
+                    self.send_response(200)
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    self.wfile.write(b"5\r\nfirst\r\n")
+                    shop.proceed.wait(10)
+                    self.wfile.write(b"6\r\nsecond\r\n0\r\n\r\n")
+                    return
+                self.answer(f"hello from {self.headers['Host']}".encode())
+
+            def do_POST(self) -> None:
+                self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+        handler = Handler(connection, "", None)  # type: ignore[arg-type] # it needs no server
+        handler.rfile.close()
+        handler.wfile.close()
+
+    @property
+    def connections(self) -> int:
+        """How many connections have been made."""
+        return len(self.agent.dials)
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    from meshless_sdk.testing import FakeAgent
+
+    with FakeAgent() as agent:
+        one = Shop(agent)
+        yield one
+        one.proceed.set()

@@ -30,9 +30,8 @@ def encoded(vector: dict[str, Any]) -> bytes:
 
 
 def told(reply: ExtendedReply) -> tuple[dict[str, Any], str]:
-    known: dict[str, Any] = {
-        name: value for name, value in reply.details._asdict().items() if value or (value == 0.0 and value is not False)
-    }
+    values = ((name, getattr(reply.details, name)) for name in reply.details.__slots__)
+    known: dict[str, Any] = {name: value for name, value in values if value or (value == 0.0 and value is not False)}
     if "retry_after" in known:
         known["retry_after_ms"] = round(known.pop("retry_after") * 1000)
     return known, known.pop("text", "")

@@ -11,7 +11,6 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
 
 from meshless_sdk.dialling import connect_to_agent, limit_waiting, receive, send
 from meshless_sdk.errors import AgentUnavailable, HandshakeTimeout, MeshlessError, ProtocolError, UnsupportedVersion
@@ -21,8 +20,10 @@ from meshless_sdk.retrying import Retry, Schedule
 from meshless_sdk.wire import Reply, encode_request
 from meshless_sdk.wire_v2 import ExtendedReply, encode_extended_request
 
+TYPE_CHECKING = False  # importing typing costs as much as all the rest
 if TYPE_CHECKING:
     import asyncio
+    from typing import Final
 
 __all__ = ["Call", "Dialer", "take_descriptor"]
 

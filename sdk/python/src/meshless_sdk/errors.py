@@ -8,7 +8,10 @@ are the names of the codes (`ACCESS_DENIED` is `AccessDenied`). This module must
 from __future__ import annotations
 
 import errno
-from typing import Final
+
+TYPE_CHECKING = False  # importing typing costs as much as all the rest
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = [
     "CODES",

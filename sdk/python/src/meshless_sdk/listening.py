@@ -17,7 +17,7 @@ from meshless_sdk.errors import InvalidServiceId, ListenError
 from meshless_sdk.paths import address_of, server_socket_path
 from meshless_sdk.wire import is_service_name
 
-__all__ = ["listen"]
+__all__ = ["Listener", "listen"]
 
 _MODE = 0o666
 """The agent runs as another user, and connecting needs write permission. Who may reach the folder is the pod's business."""
@@ -62,6 +62,44 @@ def listen(service: str, *, backlog: int = 1024, path: str | None = None) -> soc
         raise ListenError(f"cannot listen at {where}: {error.strerror or error}", error.errno or 0) from error
     finally:
         os.close(folder)
+
+
+class Listener:
+    """A listening socket that can be withdrawn without losing a connection; what the servers of this package stand on.
+
+    Attributes:
+        socket: as `listen` returns it.
+    """
+
+    __slots__ = ("_file", "_path", "socket")
+
+    def __init__(self, service: str, *, backlog: int = 1024, path: str | None = None) -> None:
+        """Listen; see `listen`."""
+        self.socket = listen(service, backlog=backlog, path=path)
+        self._path = os.path.abspath(server_socket_path(service) if path is None else path)
+        self._file = _identity_of(self._path)
+
+    def withdraw(self) -> None:
+        """Remove the socket file, unless another server has replaced it: nobody can connect from now on.
+
+        What waits in the backlog is still there to accept. Closing at once instead would reset it.
+        """
+        with contextlib.suppress(OSError):  # a folder that went away took the file with it
+            folder = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)  # as `listen` does: not while another replaces it
+                if _identity_of(self._path) == self._file:
+                    os.unlink(self._path)
+            finally:
+                os.close(folder)
+
+
+def _identity_of(path: str) -> tuple[int, int]:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)
 
 
 def _require_free(path: str) -> None:

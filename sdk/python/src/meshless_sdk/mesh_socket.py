@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, SupportsIndex
 
+TYPE_CHECKING = False  # importing typing costs as much as all the rest
 if TYPE_CHECKING:
+    from typing import SupportsIndex
+
     from meshless_sdk.leases import Lease
     from meshless_sdk.wire_v2 import Details
 

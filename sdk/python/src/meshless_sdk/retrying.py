@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Final
 
 from meshless_sdk.errors import AgentUnavailable, ConnectError, Draining, InvalidArgument, MeshlessError
+
+TYPE_CHECKING = False  # importing typing costs as much as all the rest
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["Retry", "Schedule"]
 

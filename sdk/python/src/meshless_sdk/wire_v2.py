@@ -7,10 +7,13 @@ Shared by the blocking and the asyncio dialler. This module must not do I/O. The
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
 
 from meshless_sdk.errors import AgentUnavailable, InvalidArgument, ProtocolError
 from meshless_sdk.wire import encode_request, refusal
+
+TYPE_CHECKING = False  # importing typing costs as much as all the rest
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["Details", "ExtendedReply", "Notices", "encode_extended_request"]
 
@@ -45,7 +48,7 @@ _TRACE: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
-class Details(NamedTuple):
+class Details:
     """What a reply says besides its code. What it does not say is empty or None.
 
     Attributes:
@@ -57,12 +60,24 @@ class Details(NamedTuple):
         descriptor_follows: whether the service's socket comes next.
     """
 
-    connection_id: str = ""
-    version: str = ""
-    endpoint: str = ""
-    retry_after: float | None = None
-    text: str = ""
-    descriptor_follows: bool = False
+    __slots__ = ("connection_id", "descriptor_follows", "endpoint", "retry_after", "text", "version")
+
+    def __init__(
+        self,
+        *,
+        connection_id: str = "",
+        version: str = "",
+        endpoint: str = "",
+        retry_after: float | None = None,
+        text: str = "",
+        descriptor_follows: bool = False,
+    ) -> None:
+        self.connection_id = connection_id
+        self.version = version
+        self.endpoint = endpoint
+        self.retry_after = retry_after
+        self.text = text
+        self.descriptor_follows = descriptor_follows
 
 
 def encode_extended_request(
