@@ -25,7 +25,7 @@ def test_help_lists_every_target() -> None:
     phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert phony
     shown = run("make", "help", cwd=ROOT).stdout
-    assert {"setup", "demo", "test", "lint", "fix", "docs", "bench", "help"} == set(phony.group(1).split())
+    assert {"setup", "demo", "test", "lint", "fix", "docs", "fuzz", "bench", "help"} == set(phony.group(1).split())
     assert all(re.search(rf"^  make {target} +\S", shown, re.MULTILINE) for target in phony.group(1).split())
 
 
