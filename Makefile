@@ -24,7 +24,7 @@ TYPED := conftest.py bench docs/generate $(sort $(dir $(wildcard examples/*/*.py
 .PHONY: help setup demo test lint fix docs fuzz bench
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## make .venv with everything the lock file names; the command is .venv/bin/meshless
 	@echo "ready: $(BIN)/meshless"
