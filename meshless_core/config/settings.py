@@ -30,6 +30,9 @@ _Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 DEFAULT_PLUGINS: Final = (
     "handshake_v1",
+    "handshake_v2",
+    "handshake_socks5",
+    "handshake_http",
     "policy_declared",
     "canary_weighted",
     "transport_tls",
