@@ -66,13 +66,13 @@ class Load:
         """The command line of the far end."""
         return [str(self.binary), "serve", *(part for address in addresses for part in ("--at", address))]
 
-    def hold(self, to: str, service: str | None, connections: int) -> Held:
+    def hold(self, to: str, service: str | None, connections: int, *options: str) -> Held:
         """Open idle connections and keep them open until the returned object is closed.
 
         Raises:
             MeasurementError: not all of them could be opened.
         """
-        return Held(self.command("idle", to, service, "--connections", str(connections)))
+        return Held(self.command("idle", to, service, "--connections", str(connections), *options))
 
 
 class Held:

@@ -157,7 +157,7 @@ def _measure_memory(connections: int, one: _Standing, load: Load, results: Resul
     before = memory_of(pids).proportional
     per_connection: float | None = None
     try:
-        with load.hold(one.route.to, one.route.service, connections) as held:
+        with load.hold(one.route.to, one.route.service, connections, *one.route.options) as held:
             time.sleep(_SETTLE_SECONDS)  # closed sessions of the rounds and the handshakes' garbage are given back meanwhile
             pids = tree_of(tuple(one.route.parts.values()))
             grown = memory_of(pids).proportional - before

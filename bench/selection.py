@@ -31,6 +31,8 @@ def select(only: Sequence[str], quick: bool) -> tuple[list[Path], list[Work]]:
     wanted = {path.name for path in named} | {BASELINES[path.group] for path in named}
     if "meshless" in wanted:
         wanted.add("direct-unix")  # the latency an agent adds is counted from the bare socket
+    if "meshless-handoff" in wanted:
+        wanted.add("direct-tcp")  # the way without a mesh that it has to beat
     chosen_works = [work for work in ALL_WORKS if work.name in only] or list(ALL_WORKS)
     return [path for path in ALL_PATHS if path.name in wanted], chosen_works
 

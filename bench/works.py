@@ -99,7 +99,7 @@ def measure(load: Load, work: Work, path: str, route: Route, number: int, second
     """
     pids = tree_of(route.roots)
     before = cpu_seconds_of(pids)
-    result = load.run(work.mode, route.to, route.service, seconds, *work.options)
+    result = load.run(work.mode, route.to, route.service, seconds, *work.options, *route.options)
     cpu = cpu_seconds_of(pids) - before
     latency = result.get("latency_ns")
     amount = work.amount(result)

@@ -72,7 +72,7 @@ int run_bulk(const struct options *o)
     bool sends = strcmp(o->direction, "receive") != 0, receives = strcmp(o->direction, "send") != 0;
     char role = receives ? (o->verify ? ROLE_SOURCE_VERIFY : ROLE_SOURCE) : (o->verify ? ROLE_SINK_VERIFY : ROLE_SINK);
     struct prologue first;
-    make_prologue(o->service, role, &first);
+    make_prologue(o->service, o->hand_off, role, &first);
     struct lane *lanes = calloc(o->connections, sizeof *lanes);
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (lanes == NULL || epoll < 0)

@@ -14,11 +14,11 @@
 enum stage { CONNECTING, AWAIT_REPLY, AWAIT_ECHO };
 
 struct slot {
-    int fd; /* -1: to be started (again) */
+    int fd;    /* -1: to be started (again) */
+    int lease; /* of a connection that was handed over: where it was asked for; else -1 */
     enum stage stage;
     uint64_t started;
-    uint8_t got[HANDSHAKE_REPLY_BYTES];
-    size_t have;
+    struct reply reply;
 };
 
 struct failures { /* by where they showed */
@@ -31,10 +31,13 @@ static struct prologue first;
 static struct failures failures;
 static uint64_t backlog_full;
 
-static void finish(struct slot *s)
+static void finish(int epoll, struct slot *s)
 {
+    epoll_ctl(epoll, EPOLL_CTL_DEL, s->fd, NULL); /* closing does it only for a socket that nobody else holds too */
     close(s->fd);
-    s->fd = -1;
+    if (s->lease >= 0)
+        close(s->lease);
+    s->fd = s->lease = -1;
 }
 
 /* Everything is a few bytes into an empty buffer: a short or refused write is a failure, not a wait. */
@@ -50,7 +53,6 @@ static bool ask_for_echo(struct slot *s)
     memcpy(bytes, first.bytes + first.handshake, size);
     bytes[size++] = 'x';
     s->stage = AWAIT_ECHO;
-    s->have = 0;
     return write_out(s, bytes, size);
 }
 
@@ -59,7 +61,7 @@ static bool speak(struct slot *s)
     if (first.handshake == 0)
         return ask_for_echo(s);
     s->stage = AWAIT_REPLY;
-    s->have = 0;
+    reply_begin(&s->reply);
     return write_out(s, first.bytes, first.handshake);
 }
 
@@ -75,7 +77,7 @@ static void start(int epoll, struct slot *s, const struct options *o)
         add_to_epoll(epoll, s->fd, EPOLLIN, s);
         if (!speak(s)) {
             failures.lost++;
-            finish(s);
+            finish(epoll, s);
         }
     } else if (errno == EINPROGRESS) {
         add_to_epoll(epoll, s->fd, EPOLLOUT, s);
@@ -84,7 +86,7 @@ static void start(int epoll, struct slot *s, const struct options *o)
             backlog_full++;
         else if (failures.connect++ == 0)
             fprintf(stderr, "load: connect to %s: %s\n", o->to.text, strerror(errno));
-        finish(s);
+        finish(epoll, s);
     }
 }
 
@@ -106,25 +108,27 @@ static bool step(int epoll, struct slot *s, const struct options *o, bool *faile
             return failures.lost++, true;
         return false;
     }
-    size_t want = s->stage == AWAIT_REPLY ? HANDSHAKE_REPLY_BYTES : 1;
-    ssize_t n = recv(s->fd, s->got + s->have, want - s->have, 0);
+    if (s->stage == AWAIT_REPLY) {
+        switch (reply_read(s->fd, &first, &s->reply)) {
+        case REPLY_INCOMPLETE: return false;
+        case REPLY_OK: break;
+        case REPLY_REFUSED: failures.last_code = s->reply.bytes[1]; return failures.refused++, true;
+        case REPLY_RELAYED: die("%s: the agent relays instead of handing over", o->to.text);
+        default: return failures.lost++, true;
+        }
+        if (s->reply.descriptor >= 0) {
+            s->lease = s->fd;
+            s->fd = s->reply.descriptor;
+            epoll_ctl(epoll, EPOLL_CTL_DEL, s->lease, NULL);
+            add_to_epoll(epoll, s->fd, EPOLLIN, s);
+        }
+        return ask_for_echo(s) ? false : (failures.lost++, true);
+    }
+    char echoed;
+    ssize_t n = recv(s->fd, &echoed, 1, 0);
     if (n < 0 && errno == EAGAIN)
         return false;
-    if (n <= 0)
-        return failures.lost++, true;
-    s->have += (size_t)n;
-    if (s->have < want)
-        return false;
-    if (s->stage == AWAIT_REPLY) {
-        if (s->got[0] != 1 || s->got[1] != 0) {
-            failures.last_code = s->got[1];
-            return failures.refused++, true;
-        }
-        if (!ask_for_echo(s))
-            return failures.lost++, true;
-        return false;
-    }
-    if (s->got[0] != 'x')
+    if (n <= 0 || echoed != 'x')
         return failures.lost++, true;
     *failed = false;
     return true;
@@ -151,13 +155,13 @@ static int conclude(const struct options *o, double seconds, double cpu)
 
 int run_connect(const struct options *o)
 {
-    make_prologue(o->service, o->plain ? 0 : ROLE_ECHO, &first);
+    make_prologue(o->service, o->hand_off, o->plain ? 0 : ROLE_ECHO, &first);
     struct slot *slots = calloc(o->connections, sizeof *slots);
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (slots == NULL || epoll < 0)
         die("cannot set up %u connections: %s", o->connections, strerror(errno));
     for (unsigned i = 0; i < o->connections; i++)
-        slots[i].fd = -1;
+        slots[i].fd = slots[i].lease = -1;
     double cpu = cpu_seconds();
     uint64_t begin = now_ns(), until = begin + (uint64_t)(o->seconds * 1e9), last_progress = begin;
     unsigned active = 0;
@@ -186,7 +190,7 @@ int run_connect(const struct options *o)
             bool failed;
             if (!step(epoll, s, o, &failed))
                 continue;
-            finish(s);
+            finish(epoll, s);
             active--;
             if (!failed && now < until)
                 histogram_add(&latencies, now_ns() - s->started);

@@ -65,7 +65,7 @@ static bool hear(struct talk *t, const struct options *o)
 int run_echo(const struct options *o)
 {
     struct prologue first;
-    make_prologue(o->service, o->plain ? 0 : ROLE_ECHO, &first);
+    make_prologue(o->service, o->hand_off, o->plain ? 0 : ROLE_ECHO, &first);
     struct talk *talks = calloc(o->connections, sizeof *talks);
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (talks == NULL || epoll < 0)

@@ -11,7 +11,7 @@
 int run_idle(const struct options *o)
 {
     struct prologue first;
-    make_prologue(o->service, o->plain ? 0 : ROLE_ECHO, &first);
+    make_prologue(o->service, o->hand_off, o->plain ? 0 : ROLE_ECHO, &first);
     int *held = calloc(o->connections, sizeof *held);
     if (held == NULL)
         die("out of memory");

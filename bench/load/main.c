@@ -22,6 +22,7 @@ static const char help[] =
     "  --to ADDRESS        unix:/path or tcp:127.0.0.1:port\n"
     "  --at ADDRESS        where to serve; may be repeated\n"
     "  --service ID        speak the Meshless handshake, version 1, for this service id; without it none is spoken\n"
+    "  --hand-off          with --service: version 2, and insist on being given the service's socket itself\n"
     "  --connections N     default 1\n"
     "  --size BYTES        of a message of echo, 1 to 65536, default 64\n"
     "  --seconds S         length of the measurement, default 1\n"
@@ -83,7 +84,8 @@ static void parse(int argc, char **argv, struct options *o)
         {"size", required_argument, NULL, 'z'},      {"seconds", required_argument, NULL, 'T'},
         {"warmup", required_argument, NULL, 'w'},    {"direction", required_argument, NULL, 'd'},
         {"verify", no_argument, NULL, 'v'},          {"plain", no_argument, NULL, 'p'},
-        {"role", required_argument, NULL, 'r'},      {NULL, 0, NULL, 0},
+        {"role", required_argument, NULL, 'r'},      {"hand-off", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     int option;
     while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
@@ -104,6 +106,7 @@ static void parse(int argc, char **argv, struct options *o)
                 usage("unknown direction", optarg);
             o->direction = optarg;
             break;
+        case 'h': o->hand_off = true; break;
         case 'v': o->verify = true; break;
         case 'p': o->plain = true; break;
         case 'r': o->role = role_named(optarg); break;

@@ -16,6 +16,7 @@ struct options {
     size_t size;         /* bytes of a message */
     double seconds, warmup;
     const char *direction; /* of bulk: send, receive, both */
+    bool hand_off;       /* speak version 2 of the handshake and insist on being given the service's socket */
     bool verify, plain;  /* plain: the server is not ours, send no role byte */
     struct address at[MAX_LISTENERS];
     unsigned listeners;

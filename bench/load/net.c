@@ -75,34 +75,6 @@ void parse_address(const char *text, struct address *out)
     die("address %s: write unix:/path or tcp:127.0.0.1:port", text);
 }
 
-void make_prologue(const char *service, char role, struct prologue *out)
-{
-    out->size = out->handshake = 0;
-    if (service != NULL) {
-        size_t length = strlen(service);
-        if (length < 1 || length > 255)
-            die("service id %s: must have 1 to 255 bytes", service);
-        out->bytes[out->size++] = 1;
-        out->bytes[out->size++] = (uint8_t)length;
-        memcpy(out->bytes + out->size, service, length);
-        out->size += length;
-        out->handshake = out->size;
-    }
-    if (role != 0)
-        out->bytes[out->size++] = (uint8_t)role;
-}
-
-const char *reply_name(uint8_t code)
-{
-    static const char *const names[] = {"OK", "UNSUPPORTED_VERSION", "MALFORMED_REQUEST", "SERVICE_NOT_FOUND",
-                                        "ACCESS_DENIED", "NO_ENDPOINT", "CONNECTION_LIMIT", "TUNNEL_FAILED",
-                                        "SERVICE_REFUSED", "TIMEOUT", "DRAINING", "OVERLOADED", "NOT_READY",
-                                        "UNKNOWN_CLIENT"};
-    if (code < sizeof names / sizeof *names)
-        return names[code];
-    return code == 255 ? "INTERNAL_ERROR" : "a code this program does not know";
-}
-
 int listen_at(const struct address *a)
 {
     int fd = socket(a->at.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -185,15 +157,26 @@ int open_connection(const struct address *to, const struct prologue *first)
     set_nodelay(fd, to);
     send_whole(fd, first->bytes, first->handshake, to);
     if (first->handshake > 0) {
-        uint8_t reply[HANDSHAKE_REPLY_BYTES];
-        ssize_t n = recv(fd, reply, sizeof reply, MSG_WAITALL);
-        if (n < 0)
-            die("handshake with %s: %s", to->text, strerror(errno));
-        if (n != sizeof reply)
-            die("handshake with %s: closed after %zd of 2 reply bytes", to->text, n);
-        if (reply[0] != 1 || reply[1] != 0)
-            die("handshake with %s: refused with version %u, code %u (%s)", to->text, reply[0], reply[1],
-                reply_name(reply[1]));
+        struct reply reply;
+        reply_begin(&reply);
+        errno = 0;
+        switch (reply_read(fd, first, &reply)) {
+        case REPLY_OK: break;
+        case REPLY_REFUSED:
+            die("handshake with %s: refused with version %u, code %u (%s)", to->text, reply.bytes[0], reply.bytes[1],
+                reply_name(reply.bytes[1]));
+        case REPLY_RELAYED: die("handshake with %s: the agent relays instead of handing over", to->text);
+        default:
+            if (errno != 0)
+                die("handshake with %s: %s", to->text, errno == EAGAIN ? "no complete reply in time" : strerror(errno));
+            die("handshake with %s: closed after %zu reply bytes, or no reply", to->text, reply.have);
+        }
+        if (reply.descriptor >= 0) {
+            fd = reply.descriptor;
+            set_nonblocking(fd, false);
+            setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+            setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+        }
     }
     send_whole(fd, first->bytes + first->handshake, first->size - first->handshake, to);
     return fd;

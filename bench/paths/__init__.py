@@ -19,11 +19,17 @@ ALL_PATHS: tuple[Path, ...] = (
     HaproxyPath("haproxy-splice", threads=1, splice=True),
     NginxPath("nginx"),
     MeshlessPath("meshless", nodes=1),
+    MeshlessPath("meshless-handoff", nodes=1, hand_off=True),
     HaproxyTlsPath("haproxy-tls", threads=1),
     HaproxyTlsPath("haproxy-tls-threads", threads=None),
     StunnelTlsPath("stunnel-tls"),
     MeshlessPath("meshless-tls", nodes=2),
 )
 
-BASELINES: dict[Group, str] = {Group.DIRECT: "haproxy", Group.SAME_NODE: "haproxy", Group.CROSS_NODE: "haproxy-tls"}
+BASELINES: dict[Group, str] = {
+    Group.DIRECT: "haproxy",
+    Group.SAME_NODE: "haproxy",
+    Group.HANDED_OVER: "direct-unix",
+    Group.CROSS_NODE: "haproxy-tls",
+}
 """Whose figures the others are divided by, per group."""

@@ -21,6 +21,7 @@ class Group(enum.Enum):
 
     DIRECT = "direct"
     SAME_NODE = "same node"
+    HANDED_OVER = "same node, handed over"
     CROSS_NODE = "cross node, mutual TLS 1.3"
 
 
@@ -29,13 +30,14 @@ class Route:
     """A path that stands.
 
     `roots` are the processes between client and server, whose descendants count with them. `parts` names
-    those whose memory is told apart.
+    those whose memory is told apart. `options` are what the load generator needs to know besides.
     """
 
     to: str
     service: str | None
     roots: tuple[int, ...]
     parts: dict[str, int]
+    options: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -59,16 +59,21 @@ class MeshlessPath:
 
     name: str
     nodes: int
+    hand_off: bool = False
     in_quick: bool = True
 
     @property
     def group(self) -> Group:
-        """By the number of nodes."""
+        """By the number of nodes, and whether the bytes pass through the agent."""
+        if self.hand_off:
+            return Group.HANDED_OVER
         return Group.SAME_NODE if self.nodes == 1 else Group.CROSS_NODE
 
     @property
     def describes(self) -> str:
         """One line for the legend."""
+        if self.hand_off:
+            return "Meshless, one agent that hands the service's socket to the client (handshake version 2)"
         agents = "one agent" if self.nodes == 1 else "two agents"
         return f"Meshless, {agents}, default configuration, with handshake, decisions and access log"
 
@@ -88,7 +93,9 @@ class MeshlessPath:
         agents = {f"agent {node}": _agent_pid(run, node, dev) for node in dict.fromkeys((near_node, far_node))}
         # dev leads the tree: reconciler, socketd and supervisor count in CPU too, though no byte passes them
         roots = tuple(dict.fromkeys((dev.pid, *agents.values())))
-        return Route(f"unix:{run}/pods/bench/near/client/meshless", _SERVICE, roots, agents)
+        return Route(
+            f"unix:{run}/pods/bench/near/client/meshless", _SERVICE, roots, agents, ("--hand-off",) if self.hand_off else ()
+        )
 
 
 def _wait_until_ready(dev: Process) -> None:

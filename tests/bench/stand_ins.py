@@ -101,3 +101,32 @@ def _copy(source: socket.socket, sink: socket.socket, flip_at: int | None) -> No
             sink.sendall(piece)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
+
+
+def handing_over(request: bytes, piece: int, seen: list[bytes]) -> Talk:
+    """The agent's side of handshake version 2 that hands over a socket to an echo, its reply in pieces of `piece` bytes."""
+
+    def talk(connection: socket.socket) -> None:
+        seen.append(receive_exactly(connection, len(request)))
+        reply = b"\x02\x00\x00\x16" + b"\x11\x00\x10" + bytes(16) + b"\x96\x00\x00"
+        for at in range(0, len(reply), piece):
+            connection.sendall(reply[at : at + piece])
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                socket.send_fds(connection, [b"\x00"], [theirs.fileno()])
+            echo(ours)
+        assert connection.recv(1) == b"", "the lease ends with the connection, and nothing came on it"
+
+    return talk
+
+
+def relaying(request: bytes, reply: bytes = b"\x02\x00\x00\x00") -> Talk:
+    """An agent that gives the same answer to everybody who asks for a hand-off, and no descriptor."""
+
+    def talk(connection: socket.socket) -> None:
+        receive_exactly(connection, len(request))
+        connection.sendall(reply)
+        echo(connection)
+
+    return talk

@@ -76,6 +76,42 @@ def test_the_handshake_goes_out_byte_exact_before_anything_else(load: Load, fold
     assert set(seen) == {b"\x01\x0ehttp.cart.shop"}
 
 
+HAND_OFF_REQUEST = b"\x02\x00\x12\x0ehttp.cart.shop\x05\x00\x00"
+
+
+@pytest.mark.parametrize("piece", [1, 5, 4096])
+@pytest.mark.parametrize("mode", ["echo", "connect"])
+def test_a_socket_that_is_handed_over_is_what_is_measured(load: Load, folder: Path, mode: str, piece: int) -> None:
+    seen: list[bytes] = []
+    talk = stand_ins.handing_over(HAND_OFF_REQUEST, piece, seen)
+    with stand_ins.listening(folder / "agent", talk) as address:
+        result = load.run(mode, address, "http.cart.shop", SECONDS, "--plain", "--hand-off")
+    assert result["latency_ns"]["count"] > 0
+    assert result.get("failed", 0) == 0
+    assert set(seen) == {HAND_OFF_REQUEST}
+
+
+@pytest.mark.parametrize("mode", ["echo", "bulk", "connect"])
+def test_a_relay_where_a_hand_off_is_measured_is_an_error(load: Load, folder: Path, mode: str) -> None:
+    talk = stand_ins.relaying(HAND_OFF_REQUEST)
+    with (
+        stand_ins.listening(folder / "agent", talk) as address,
+        pytest.raises(MeasurementError, match="relays instead of handing over"),
+    ):
+        load.run(mode, address, "http.cart.shop", SECONDS, "--hand-off")
+
+
+@pytest.mark.parametrize("reply", [b"\x01\x05", b"\x02\x05\x00\x00"], ids=["version-1", "version-2"])
+@pytest.mark.parametrize("mode", ["echo", "connect"])
+def test_a_refusal_of_either_version_names_the_code(load: Load, folder: Path, mode: str, reply: bytes) -> None:
+    talk = stand_ins.relaying(HAND_OFF_REQUEST, reply)
+    with (
+        stand_ins.listening(folder / "agent", talk) as address,
+        pytest.raises(MeasurementError, match=r"code 5 \(NO_ENDPOINT\)"),
+    ):
+        load.run(mode, address, "http.cart.shop", SECONDS, "--hand-off")
+
+
 @pytest.mark.parametrize("mode", ["echo", "bulk", "connect"])
 def test_a_refused_handshake_names_the_code(load: Load, folder: Path, mode: str) -> None:
     talk = stand_ins.handshake("a.b.c", 5, stand_ins.echo, [])

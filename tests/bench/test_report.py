@@ -35,7 +35,7 @@ def test_the_report_shows_ratios_targets_memory_and_failures() -> None:
     assert "agent a 41.0 MB (30.0)" in text
     assert "11.5 kB of 2000" in text
     assert "not measured nginx bulk round 2: closed [/early]" in text
-    assert text.count("reached") == 8
+    assert text.count("reached") == 13
 
 
 def test_a_run_that_measured_nothing_still_reports_why() -> None:

@@ -91,7 +91,7 @@ def test_a_peer_carries_every_work_and_its_cost_is_found(load: Load, name: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "agents"), [("meshless", 1), ("meshless-tls", 2)])
+@pytest.mark.parametrize(("name", "agents"), [("meshless", 1), ("meshless-handoff", 1), ("meshless-tls", 2)])
 def test_meshless_carries_every_work_through_real_agents(load: Load, name: str, agents: int) -> None:
     results, _ = measured(load, PATHS[name])
     assert results.failures == []

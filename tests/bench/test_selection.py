@@ -26,6 +26,11 @@ def test_meshless_brings_the_bare_socket_its_latency_is_counted_from() -> None:
     assert [path.name for path in select(["meshless"], quick=True)[0]] == ["direct-unix", "haproxy", "meshless"]
 
 
+def test_hand_off_brings_what_it_has_to_equal_and_what_it_has_to_beat() -> None:
+    names = [path.name for path in select(["meshless-handoff"], quick=True)[0]]
+    assert names == ["direct-unix", "direct-tcp", "meshless-handoff"]
+
+
 def test_naming_a_work_keeps_all_paths() -> None:
     paths, works = select(["bulk"], quick=False)
     assert paths == list(ALL_PATHS)
