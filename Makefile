@@ -21,10 +21,10 @@ export UV_PYTHON_DOWNLOADS := never
 # What mypy checks beyond the shipped packages, which pyproject.toml names. Tests poke where no type leads: they are run, not typed.
 TYPED := conftest.py bench docs/generate $(sort $(dir $(wildcard examples/*/*.py)))
 
-.PHONY: help setup demo test lint fix docs fuzz bench
+.PHONY: help setup demo test test-interop lint fix docs fuzz bench
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## make .venv with everything the lock file names; the command is .venv/bin/meshless
 	@echo "ready: $(BIN)/meshless"
@@ -38,6 +38,10 @@ demo: $(STAMP) ## a two-node mesh on this machine: shares, refusals, failover, i
 
 test: $(STAMP) ## every test; with CI set, a skipped test is a failed one
 	@"$(BIN)/pytest" -n auto --dist loadfile $(ARGS)
+
+test-interop: $(STAMP) ## real programs over the mesh, unmodified; as root it installs those that are missing
+	@sh .ci/install-programs .ci/interop-programs
+	@"$(BIN)/pytest" -n auto --dist loadfile tests/interop $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts, lock file: all of them, whichever fails
 	@failed=0; run() { echo "== $$1"; shift; "$$@" || failed=1; }; \

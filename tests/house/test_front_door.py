@@ -25,7 +25,9 @@ def test_help_lists_every_target() -> None:
     phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert phony
     shown = run("make", "help", cwd=ROOT).stdout
-    assert {"setup", "demo", "test", "lint", "fix", "docs", "fuzz", "bench", "help"} == set(phony.group(1).split())
+    assert {"setup", "demo", "test", "test-interop", "lint", "fix", "docs", "fuzz", "bench", "help"} == set(
+        phony.group(1).split()
+    )
     assert all(re.search(rf"^  make {target} +\S", shown, re.MULTILINE) for target in phony.group(1).split())
 
 
@@ -69,17 +71,17 @@ def ci(house: Path) -> subprocess.CompletedProcess[str]:
 def test_ci_runs_every_section_with_ci_set_and_ends_with_the_closing_line_of_the_tests(house: Path) -> None:
     result = ci(house)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert (house / "done").read_text().split() == ["setup", "lint", "test", "demo", "docs"]
+    assert (house / "done").read_text().split() == ["setup", "lint", "test-interop", "test", "demo", "docs"]
     assert "CI=true" in result.stdout
     assert result.stdout.rstrip().endswith(CLOSING)
 
 
-@pytest.mark.parametrize("section", ["lint", "test", "demo", "docs"])
+@pytest.mark.parametrize("section", ["lint", "test-interop", "test", "demo", "docs"])
 def test_ci_fails_if_one_section_fails_and_runs_the_others_all_the_same(house: Path, section: str) -> None:
     (house / f"fail-{section}").touch()
     result = ci(house)
     assert result.returncode == 1
-    assert (house / "done").read_text().split() == ["setup", "lint", "test", "demo", "docs"]
+    assert (house / "done").read_text().split() == ["setup", "lint", "test-interop", "test", "demo", "docs"]
     assert re.search(rf"^{section} +FAILED", result.stdout, re.MULTILINE)
 
 
@@ -87,3 +89,48 @@ def test_ci_stops_where_the_set_up_fails(house: Path) -> None:
     (house / "fail-setup").touch()
     assert ci(house).returncode == 1
     assert (house / "done").read_text().split() == ["setup"]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all a script sees of a machine; nothing says yet which services may start."""
+    monkeypatch.setenv("POLICY_RC_D", str(tmp_path / "policy"))
+    return tmp_path
+
+
+def install(tmp_path: Path, lines: str, *, root: bool) -> subprocess.CompletedProcess[str]:
+    """Run the real script with an `apt-get` that notes what it is asked for, and `make` and `sh` as the only other programs."""
+    for name in ("sh", "sort", "tr", "cat", "chmod", "rm"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {0 if root else 1000}\n")
+    (tmp_path / "apt-get").write_text(
+        f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n"{tmp_path}/policy" || echo $? >"{tmp_path}/policy-said"\n'
+    )
+    for name in ("id", "apt-get"):
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "programs").write_text(lines)
+    return run(
+        str(tmp_path / "sh"), str(ROOT / ".ci/install-programs"), str(tmp_path / "programs"), cwd=tmp_path, path=str(tmp_path)
+    )
+
+
+def test_missing_programs_are_installed_once_each_and_no_service_is_started(machine: Path) -> None:
+    result = install(
+        machine, "# a comment\nsort coreutils\nno-such-one pack-b\nno-such-two pack-a\nno-such-three pack-b\n", root=True
+    )
+    assert result.returncode == 0, result.stderr
+    update, installed = (machine / "asked").read_text().splitlines()
+    assert update.startswith("update")
+    assert installed.endswith("--no-install-recommends pack-a pack-b")
+
+
+def test_who_may_not_install_is_told_what_to_install(machine: Path) -> None:
+    result = install(machine, "no-such-one pack-a\n", root=False)
+    assert result.returncode == 0
+    assert "as root: apt-get install pack-a" in result.stderr
+    assert not (machine / "asked").exists()
+
+
+def test_nothing_is_installed_where_nothing_is_missing(machine: Path) -> None:
+    assert install(machine, "sort coreutils\n", root=True).returncode == 0
+    assert not (machine / "asked").exists()
