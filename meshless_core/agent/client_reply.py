@@ -47,9 +47,11 @@ def send_reply(
         client: the client's socket.
         handshake: speaks to it; None before one was chosen, then the reply is that of version 1.
         code: the verdict.
-        text: for people.
+        text: for people. A denied client gets a general one instead: which rule said no may tell what exists.
         details: for handshakes that have room for it.
     """
+    if code is ReplyCode.ACCESS_DENIED:
+        text = "a policy said no: list the service under spec.client, and see that it allows you; the log says which rule"
     try:
         reply = bytes((1, code)) if handshake is None else handshake.reply(code, text, details)
         if not reply or client.send(reply) == len(reply):

@@ -363,7 +363,7 @@ async def test_the_c_client_is_told_why_it_is_refused(make_mesh: MakeMesh, start
     assert status == 1
     match = re.match(r"refused code=4 form=2 connection_id=[0-9a-f]{32} text=([0-9a-f]+)", said)
     assert match is not None, said
-    assert "nobody" in bytes.fromhex(match[1]).decode()
+    assert "a policy said no" in bytes.fromhex(match[1]).decode()
 
 
 async def test_the_c_client_stops_when_its_lease_is_revoked(make_mesh: MakeMesh, start_c: RunC, shop: Any) -> None:
