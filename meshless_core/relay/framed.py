@@ -23,7 +23,6 @@ from meshless_core.relay.interface import MAX_REASON_CHARS, Relay, RelayResult
 from meshless_core.relay.reactor import SCRATCH_BYTES, Reactor
 from meshless_core.tunnel import (
     HEADER_BYTES,
-    MAX_DATA_BYTES,
     Event,
     OpenReply,
     OpenRequest,
@@ -37,9 +36,9 @@ from meshless_core.types import ReplyCode
 
 __all__ = ["FRAMED_PENDING_BOUND", "FramedSession", "SessionState"]
 
-FRAMED_PENDING_BOUND: Final = SCRATCH_BYTES + HEADER_BYTES + MAX_DATA_BYTES + 4 * HEADER_BYTES
-"""Most bytes a session holds besides what its stream holds: one read of the stream that the plain end does not take, and one
-DATA frame with FIN and END behind it that the stream does not take."""
+FRAMED_PENDING_BOUND: Final = 2 * SCRATCH_BYTES + 4 * HEADER_BYTES
+"""Most bytes a session holds besides what its stream holds: one read of the stream that the plain end does not take, and the
+frames of one read of the plain end, with FIN and END behind them, that the stream does not take."""
 
 READS_PER_TURN: Final = 8
 """Most reads of a stream in one turn while it says that it holds more: then other connections have their turn."""

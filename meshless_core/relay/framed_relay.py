@@ -29,6 +29,7 @@ _OUT: Final = select.EPOLLOUT
 _RDHUP: Final = select.EPOLLRDHUP
 _GONE: Final = select.EPOLLHUP | select.EPOLLERR
 _UNREGISTERED: Final = -1
+_FRAME_BYTES: Final = HEADER_BYTES + MAX_DATA_BYTES
 
 _MEANING: Final[dict[ResetCode, Outcome]] = {
     ResetCode.RESET: "reset",
@@ -40,6 +41,15 @@ _MEANING: Final[dict[ResetCode, Outcome]] = {
 }
 
 
+def _rest(parts: list[memoryview], sent: int) -> bytes:
+    """What is behind the first `sent` bytes; only that is copied."""
+    for at, part in enumerate(parts):
+        if sent < len(part):
+            return b"".join([part[sent:], *parts[at + 1 :]])
+        sent -= len(part)
+    return b""
+
+
 def _closed_already(_result: RelayResult, _reusable: bool) -> None:
     raise AssertionError("a relay ends once")
 
@@ -49,6 +59,7 @@ class FramedRelay:
 
     __slots__ = (
         "_broken",
+        "_bulk",
         "_delivered",
         "_ended",
         "_ended_first",
@@ -65,9 +76,11 @@ class FramedRelay:
         "_reactor",
         "_reason",
         "_recv_into",
+        "_recvmsg_into",
         "_send",
         "_sendmsg",
         "_session",
+        "_slots",
         "_to_tunnel",
         "_tunnel_eof",
         "_verdict",
@@ -94,9 +107,12 @@ class FramedRelay:
         self._plain = plain
         self._fd = plain.fileno()
         self._recv_into = plain.recv_into
+        self._recvmsg_into = plain.recvmsg_into
         self._send = plain.send
         self._sendmsg = plain.sendmsg
-        self._payload = reactor.scratch[HEADER_BYTES : HEADER_BYTES + MAX_DATA_BYTES]
+        self._payload = reactor.scratch[HEADER_BYTES:_FRAME_BYTES]
+        self._slots: list[memoryview] = []  # where the payloads of several frames go, if they are read at once
+        self._bulk = False  # the last read filled a frame: read several at once
         self._on_close = on_close
         self._mask = _UNREGISTERED
         self._to_tunnel = 0
@@ -218,7 +234,7 @@ class FramedRelay:
         if events != _IN and not self._readable(events):
             return
         try:
-            size = self._recv_into(self._payload)
+            size = self._recvmsg_into(self._slots)[0] if self._bulk else self._recv_into(self._payload)
         except BlockingIOError:
             return
         except OSError as error:
@@ -231,7 +247,11 @@ class FramedRelay:
         self._to_tunnel += size
         scratch = self._reactor.scratch
         session = self._session
-        end = session.protocol.frame_data(scratch, size)
+        if size < MAX_DATA_BYTES:
+            self._bulk = False
+            end = session.protocol.frame_data(scratch, size)
+        else:
+            end = self._frame_bulk(size)
         if events != _IN and events & _RDHUP and size < MAX_DATA_BYTES:
             try:
                 at_eof = not self._plain.recv(1, socket.MSG_PEEK)
@@ -247,6 +267,24 @@ class FramedRelay:
         session.send(scratch[:end])
         if session.unsent:
             self.watch()
+
+    def _frame_bulk(self, size: int) -> int:
+        """Write the headers between the payloads of as many frames as one read filled; where the last one ends.
+
+        From now on several frames are read at once, each behind the place of its header, so that they leave as they lie.
+        """
+        scratch = self._reactor.scratch
+        if not self._slots:
+            last = len(scratch) - _FRAME_BYTES
+            self._slots = [scratch[at + HEADER_BYTES : at + _FRAME_BYTES] for at in range(0, last + 1, _FRAME_BYTES)]
+        self._bulk = True
+        frame_data = self._session.protocol.frame_data
+        end = 0
+        while size:
+            part = min(size, MAX_DATA_BYTES)
+            end += frame_data(scratch, part, end)
+            size -= part
+        return end
 
     def _readable(self, events: int) -> bool:
         """Deal with all events but `EPOLLIN`; whether the plain end is to be read now."""
@@ -308,7 +346,7 @@ class FramedRelay:
         self._from_tunnel += sent
         self.last_activity = self._reactor.now
         if sent != sum(map(len, parts)):
-            self._pending = b"".join(parts)[sent:]
+            self._pending = _rest(parts, sent)
             self._session.set_reading(False)
             self.watch()
 

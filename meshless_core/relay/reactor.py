@@ -26,8 +26,9 @@ BUDGET: Final = 0.002
 BATCH: Final = 128
 """Most events taken per system call."""
 
-SCRATCH_BYTES: Final = 128 * 1024
-"""Bytes of the read buffer all connections of a reactor share; the most one connection can be left holding (ADR-0061)."""
+SCRATCH_BYTES: Final = 208 * 1024
+"""Bytes of the read buffer all connections of a reactor share; the most one connection can be left holding (ADR-0061). Three
+frames of the tunnel, and a TLS record more, so that what is received in one piece can be decrypted in one piece (ADR-0064)."""
 
 Handler = Callable[[int], None]
 """Called with the `select.EPOLL*` bits that are set."""

@@ -206,6 +206,29 @@ async def test_bulk_both_ways_at_once_arrives_unchanged(reactor, pair, streams, 
     sessions.close()
 
 
+@pytest.mark.parametrize("size", [65531, 65532, 65533, 2 * 65532, 2 * 65532 + 1, 3 * 65532 - 1])
+async def test_pieces_about_the_size_of_frames_arrive_unchanged(plaintext, size):
+    client, service = await plaintext.connect()
+    for piece in (os.urandom(size), b"short", os.urandom(size)):
+        await client.send(piece)
+        assert await service.receive(len(piece)) == piece
+    await end_cleanly(client, service)
+
+
+async def test_after_a_full_frame_several_frames_leave_with_one_write(reactor, pair, streams):
+    both, written = await streams(), []
+    write = both[0].write
+    both[0].write = lambda data: written.append(len(data)) or write(data)
+    sessions = Sessions(reactor, pair, both)
+    client, service = await sessions.connect()
+    written.clear()
+    piece = os.urandom(2 * 65532 + 1000)
+    assert client.end.send(piece) == len(piece)
+    assert await service.receive(len(piece)) == piece
+    assert written == [65536, 65536 + 4 + 1000]
+    sessions.close()
+
+
 @pytest.mark.parametrize("kind", ["plaintext", "tls"])
 async def test_a_reader_that_starts_late_gets_everything_before_the_session_is_used_again(reactor, pair, streams, kind):
     sessions = Sessions(reactor, pair, await streams(kind))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import select
+import os
 import shutil
 import socket
 import subprocess
@@ -168,6 +169,28 @@ async def test_several_writes_leave_in_one_packet(mesh: Any) -> None:
     wait_readable(server)
     arrived = server._socket.recv(65536, socket.MSG_PEEK)
     assert len(arrived) == 10 * (10 + 22)  # RFC 8446, 5.2: header 5, content type 1, tag 16
+    client.close()
+    server.close()
+
+
+async def test_one_receive_is_decrypted_in_one_piece(mesh: Any) -> None:
+    """Whatever part of a record it begins or ends with: nothing is left for a second, small read."""
+    client, server = await mesh.pair()
+    sent, received, buffer = os.urandom(10 * 192 * 1024), bytearray(), memoryview(bytearray(208 * 1024))
+    left = memoryview(sent)
+    while len(received) < len(sent):
+        if left and client.flush() and (taken := client.write(left)):
+            left = left[taken:]
+            client.flush()
+        count = server.readinto(buffer)
+        if count is None:
+            if not left:
+                client.flush()
+                wait_readable(server)
+            continue
+        received += buffer[:count]
+        assert not server.pending()
+    assert received == sent
     client.close()
     server.close()
 

@@ -1,7 +1,7 @@
 """`SecureStream` over a TCP socket and OpenSSL with memory buffers, for a level-triggered epoll loop.
 
 Why memory buffers and not `ssl.SSLSocket`: one `recv` feeds many records and many records leave with one `send` (measured in
-docs/adr/0051-tls-through-memory-buffers.md). Memory: what the caller's buffers take, up to 256 KiB in and 64 KiB out, is what
+docs/adr/0051-tls-through-memory-buffers.md). Memory: what the caller's buffers take, up to 256 KiB in and 192 KiB out, is what
 OpenSSL's buffers grow to. This module must not know asyncio: a thread of the relay runs it.
 """
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _RECORD: Final = 16384
 _MIN_FILL: Final = _RECORD + 256
 _MAX_FILL: Final = 256 * 1024
-_MAX_TAKEN: Final = 64 * 1024
+_MAX_TAKEN: Final = 192 * 1024
 _MAX_UNASKED: Final = 256 * 1024
 _FILLS_PER_READ: Final = 4
 _NOTHING: Final = memoryview(b"")
@@ -108,7 +108,10 @@ class TlsStream:
         return self._socket.fileno()
 
     def readinto(self, buffer: memoryview) -> int | None:
-        """See `SecureStream.readinto`. Fills `buffer` with as many records as one receive brought."""
+        """See `SecureStream.readinto`. Fills `buffer` with as many records as one receive brought.
+
+        What is behind the bytes it counts is garbage afterwards: ciphertext is received into `buffer` too, to need no other.
+        """
         room = len(buffer)
         if not room:
             raise LocalProtocolError("readinto needs a buffer of at least one byte")
@@ -131,15 +134,18 @@ class TlsStream:
                     return count
                 if not self._starved:
                     continue  # the end or a failure: told above
+            # A record's length less than there is room for: it may complete a record that OpenSSL holds most of already, and
+            # what one receive decrypts to should fit.
+            fill = buffer[: min(room - _RECORD, _MAX_FILL)] if room >= 2 * _RECORD else memoryview(bytearray(_MIN_FILL))
             try:
-                data = self._socket.recv(min(max(room, _MIN_FILL), _MAX_FILL))
+                received = self._socket.recv_into(fill)
             except BlockingIOError:
                 return None
             except OSError as error:
                 self._failure = error
                 raise
-            if data:
-                self._incoming.write(data)
+            if received:
+                self._incoming.write(fill[:received])
                 self._starved = False
             else:
                 self._end = True
@@ -178,29 +184,24 @@ class TlsStream:
             room = _MAX_TAKEN
         size = len(data)
         try:
-            if size <= _RECORD:
+            if size <= room:
                 return self._tls.write(data) if size else 0
-            view = memoryview(data)
-            end = min(size, room)
-            taken = 0
-            while taken < end:
-                taken += self._tls.write(view[taken:end])
+            return self._tls.write(memoryview(data)[:room])
         except ssl.SSLError as error:
             raise self._break(error) from error
-        return taken
 
     def flush(self) -> bool:
         """See `SecureStream.flush`."""
         if self._failure is not None:
             raise self._failure
         try:
-            while True:
-                unsent = self._unsent or self._outgoing.read()
-                if not unsent:
-                    return True
+            while unsent := self._unsent or self._outgoing.read():
                 sent = self._socket.send(unsent)
-                # Empty afterwards unless the kernel took only a part; then the next turn finds out that it is full.
-                self._unsent = memoryview(unsent)[sent:] if sent < len(unsent) else _NOTHING
+                if sent < len(unsent):
+                    self._unsent = memoryview(unsent)[sent:]
+                    return False  # the kernel is full
+                self._unsent = _NOTHING
+            return True
         except BlockingIOError:
             if not self._unsent:
                 self._unsent = memoryview(unsent)
