@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import select
 import os
+import select
 import shutil
 import socket
 import subprocess
