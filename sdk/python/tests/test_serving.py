@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -227,3 +228,19 @@ def dial_when_there(pod: Path) -> socket.socket:
 def test_a_wrong_service_name_is_refused() -> None:
     with pytest.raises(meshless_sdk.InvalidServiceId):
         meshless_sdk.serve(echo, "not a name")
+
+
+def test_without_a_free_descriptor_a_connection_waits_and_the_server_lives(pod: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Server(echo, "http") as server, dial(pod) as client:
+        free = os.dup(0)
+        os.close(free)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            assert not server._accept_one()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "cannot accept a connection now: Too many open files" in caplog.text
+        assert server._accept_one()
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"

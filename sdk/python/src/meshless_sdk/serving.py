@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import Final, Protocol
+from typing import Final
 
 from meshless_sdk.errors import InvalidArgument, ProxyHeaderError
 from meshless_sdk.listening import Listener
@@ -32,14 +32,6 @@ _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 _SCARCITY_PAUSE: Final = 0.1
 _LAST_MOMENTS: Final = 1.0
 """Seconds that handlers get after their connection was cut, to notice."""
-
-
-class Handler(Protocol):
-    """Serves one connection; it is closed when this returns."""
-
-    def __call__(self, connection: Connection) -> object:
-        """Serve; what it raises is logged with the connection id, and ends this connection only."""
-        ...
 
 
 class Connection:
@@ -72,7 +64,7 @@ class Server:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: Callable[[Connection], object],
         service: str,
         *,
         proxy_protocol: bool = False,
@@ -84,7 +76,8 @@ class Server:
         """Listen. From here on clients can connect; they are served by `serve_forever`.
 
         Args:
-            handler: called in a thread of its own for each connection.
+            handler: called in a thread of its own for each connection, which is closed when it returns. What it raises is logged
+                with the connection id, and ends this connection only.
             service: name of the service, as in the Meshlet.
             proxy_protocol: read a PROXY header first; has to agree with `proxyProtocol: v2` of the service in the Meshlet.
             header_timeout: seconds to wait for it.
@@ -223,7 +216,7 @@ class Server:
 
 
 def serve(
-    handler: Handler,
+    handler: Callable[[Connection], object],
     service: str,
     *,
     grace: float = 30.0,
@@ -240,7 +233,8 @@ def serve(
     they were before when it returns.
 
     Args:
-        handler: called in a thread of its own for each connection.
+        handler: called in a thread of its own for each connection, which is closed when it returns. What it raises is logged
+            with the connection id, and ends this connection only.
         service: name of the service, as in the Meshlet.
         grace: seconds that handlers get after the signal.
         stop_signals: what ends it.
