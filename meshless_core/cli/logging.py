@@ -1,21 +1,29 @@
-"""Logging of the command line: structlog renders what the libraries log through the standard library.
+"""Logging of the command line: renders what the libraries log through the standard library.
 
 Configured here and nowhere else: libraries only call `logging.getLogger(__name__)`. Goes to standard error, because standard
-output belongs to a command's result. structlog itself is imported when the first record is written, since most commands
-(`connect`, `validate`) never write one.
+output belongs to a command's result.
+
+For people structlog renders. For machines we do: one object per line is a few lines of code, while structlog and rich, which it
+imports if it is installed, would take 7 MB of every agent (docs/adr/0065).
 """
 
 from __future__ import annotations
 
+import datetime
+import json
 import logging
 import sys
-from typing import IO, Literal
+from typing import IO, Any, Final, Literal
 
 __all__ = ["configure_logging"]
 
 
-class _StructuredHandler(logging.StreamHandler[IO[str]]):
-    """Writes records through structlog's formatter, made on first use."""
+_STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+"""Attributes every record has (`taskName` since Python 3.12); all others were given as `extra`."""
+
+
+class _Handler(logging.StreamHandler[IO[str]]):
+    """Makes its formatter when the first record is written: most commands (`connect`, `validate`) never write one."""
 
     def __init__(self, stream: IO[str], *, pretty: bool) -> None:
         super().__init__(stream)
@@ -23,27 +31,41 @@ class _StructuredHandler(logging.StreamHandler[IO[str]]):
 
     def format(self, record: logging.LogRecord) -> str:
         if self.formatter is None:
-            self.formatter = _structlog_formatter(pretty=self._pretty, colors=self.stream.isatty())
+            self.formatter = _pretty_formatter(colors=self.stream.isatty()) if self._pretty else _JsonFormatter()
         return super().format(record)
 
 
-def _structlog_formatter(*, pretty: bool, colors: bool) -> logging.Formatter:
+class _JsonFormatter(logging.Formatter):
+    """One JSON object per record; keys as structlog names them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {"event": record.getMessage()}
+        line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
+        line["level"] = record.levelname.lower()
+        line["logger"] = record.name
+        line["timestamp"] = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat().replace("+00:00", "Z")
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
+        return json.dumps(line, default=str)
+
+
+def _pretty_formatter(*, colors: bool) -> logging.Formatter:
     import structlog  # late on purpose: see the module docstring
 
     before: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=not pretty),
+        structlog.processors.TimeStamper(fmt="iso", utc=False),
     ]
-    last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
-        if pretty
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
-    )
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        foreign_pre_chain=before,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
+        ],
     )
 
 
@@ -58,7 +80,7 @@ def configure_logging(
         stream: where to write; standard error when None.
     """
     target = stream if stream is not None else sys.stderr
-    handler = _StructuredHandler(target, pretty=form == "pretty" or (form == "auto" and target.isatty()))
+    handler = _Handler(target, pretty=form == "pretty" or (form == "auto" and target.isatty()))
     root = logging.getLogger()
     root.handlers[:] = [handler]  # not basicConfig: it would give the handler a formatter of its own
     root.setLevel(level.upper())

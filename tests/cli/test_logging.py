@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -45,6 +47,20 @@ def test_not_a_terminal_gets_one_json_object_per_line() -> None:
     )
     assert first["timestamp"].endswith("Z")
     assert "ValueError: the cause" in second["exception"]
+
+
+def test_json_lines_are_written_without_importing_a_renderer() -> None:
+    """structlog imports rich if there is one: 6 MB in every agent."""
+    program = (
+        "import io, logging, sys\n"
+        "from meshless_core.cli.logging import configure_logging\n"
+        "configure_logging(stream=(stream := io.StringIO()), form='json')\n"
+        "logging.getLogger('a').warning('b', extra={'path': sys})\n"
+        "assert stream.getvalue().startswith('{'), stream.getvalue()\n"
+        "print(sorted({'structlog', 'rich'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_terminal_gets_text_for_people() -> None:
