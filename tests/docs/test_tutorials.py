@@ -22,8 +22,9 @@ from meshless_core.meshlet import load_objects, parse_meshlet
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial"
-BLOCK = re.compile(r'^```(\w+)(?: ([a-z]+))?(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 TERMINAL = "first terminal"
+EVENTUALLY = "a moment later"
 LONGEST = 30.0
 
 
@@ -32,7 +33,6 @@ class Block:
     """A fenced block of a page: a file, or commands with what they print."""
 
     language: str
-    flag: str | None
     title: str | None
     text: str
 
@@ -69,7 +69,7 @@ class Reader:
                     if block.title == TERMINAL:
                         self._start(command, shown)
                     else:
-                        self._type(command, shown, LONGEST if block.flag == "eventually" else 0.0)
+                        self._type(command, shown, LONGEST if block.title == EVENTUALLY else 0.0)
             elif block.title:
                 self.write(block)
 
