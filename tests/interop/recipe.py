@@ -32,6 +32,7 @@ LONGEST: Final = 50.0
 CLIENT: Final = "web"
 """The pod of the page that dials."""
 
+_OBJECTS: Final = "recipes.yaml"
 _SECTION: Final = re.compile(r"^## (.+)$", re.MULTILINE)
 _BLOCK: Final = re.compile(r'^```(\w+) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _TITLE: Final = re.compile(r"pod (?P<pod>[\w-]+)(: (?P<file>\S+))?(, as (?P<user>\w+))?(?P<stays>, stays running)?")
@@ -65,7 +66,7 @@ class Block:
 
 
 def sections() -> dict[str, list[Block]]:
-    """The blocks of each section; those before the first section are under `""`.
+    """The blocks of each section; what is before the first section is under `""`.
 
     Raises:
         AssertionError: a block that belongs to no pod.
@@ -75,16 +76,17 @@ def sections() -> dict[str, list[Block]]:
     for name, text in zip(parts[::2], parts[1::2], strict=True):
         found[name] = []
         for _, title, body in _BLOCK.findall(text):
+            if title == _OBJECTS:
+                continue
             match = _TITLE.fullmatch(title)
-            assert match or not name, f"{title!r} in the section {name} names no pod"
-            if match:
-                found[name].append(Block(match["pod"], match["file"], match["user"], bool(match["stays"]), body))
+            assert match, f"{title!r} in the section {name} names no pod"
+            found[name].append(Block(match["pod"], match["file"], match["user"], bool(match["stays"]), body))
     return found
 
 
 def objects() -> str:
     """The mesh of the page."""
-    text: str = next(text for _, title, text in _BLOCK.findall(PAGE.read_text(encoding="utf-8")) if title == "recipes.yaml")
+    text: str = next(text for _, title, text in _BLOCK.findall(PAGE.read_text(encoding="utf-8")) if title == _OBJECTS)
     return text
 
 
