@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Mesh", "meshless_agent", "meshless_mesh"]
 
+_START_SECONDS = 45.0
 _STOP_SECONDS = 30.0
 
 
@@ -98,9 +100,15 @@ def _start(folder: str, text: str) -> tuple[Mesh, subprocess.Popen[str]]:
             command, stdout=subprocess.PIPE, stderr=stream, text=True, env=environment
         )
     assert process.stdout is not None
-    if process.stdout.readline().strip() != "ready":
+    giving_up = threading.Timer(_START_SECONDS, process.kill)
+    giving_up.start()
+    ready = process.stdout.readline().strip() == "ready"
+    giving_up.cancel()
+    if not ready:
         process.kill()
         process.communicate()
         with open(log, encoding="utf-8") as stream:
-            pytest.fail(f"the mesh did not start; is the distribution meshless installed beside meshless-sdk?\n{stream.read()}")
+            pytest.fail(
+                f"the mesh did not start in time; is the distribution meshless installed beside meshless-sdk?\n{stream.read()}"
+            )
     return Mesh(run), process

@@ -76,8 +76,8 @@ class Server:
         """Listen. From here on clients can connect; they are served by `serve_forever`.
 
         Args:
-            handler: called in a thread of its own for each connection, which is closed when it returns. What it raises is logged
-                with the connection id, and ends this connection only.
+            handler: called in a thread of its own for each connection, which is closed when it returns. What it raises is
+                logged with the connection id, and ends this connection only.
             service: name of the service, as in the Meshlet.
             proxy_protocol: read a PROXY header first; has to agree with `proxyProtocol: v2` of the service in the Meshlet.
             header_timeout: seconds to wait for it.
