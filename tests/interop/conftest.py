@@ -9,12 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from meshless_core.config.settings import DEFAULT_PLUGINS
 from tests.interop.recipe import CLIENT, Pod, objects
 from tests.mesh.running_mesh import RunningMesh
-
-_HANDSHAKES = ("handshake_v1", "handshake_v2", "handshake_socks5", "handshake_http")
-_PLUGINS = dict.fromkeys((*_HANDSHAKES, *DEFAULT_PLUGINS))
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +18,8 @@ def mesh() -> Iterator[RunningMesh]:
     # not pytest's folders: they are for their owner only, and their paths may be too long for a socket
     folder = Path(tempfile.mkdtemp(prefix="meshless-interop-"))
     folder.chmod(0o755)
-    config = "plugins:\n" + "".join(f"  {name}: {{}}\n" for name in _PLUGINS)
     try:
-        with RunningMesh(folder, objects(), config=config) as running:
+        with RunningMesh(folder, objects()) as running:
             yield running
     finally:
         shutil.rmtree(folder)

@@ -26,7 +26,7 @@ from tests.interop.programs import ROOT, search_path
 from tests.mesh.running_mesh import RunningMesh, until
 
 PAGE: Final = ROOT / "docs" / "how-to" / "recipes.md"
-LONGEST: Final = 50.0
+LONGEST: Final = 40.0
 """Seconds for one command."""
 
 CLIENT: Final = "web"
