@@ -1,4 +1,4 @@
-"""The code on the SDK's pages runs: each page from top to bottom, against a scripted agent."""
+"""The code on the SDK's pages runs: each page from top to bottom, against a scripted agent. Blocks marked `py` only compile."""
 
 from __future__ import annotations
 

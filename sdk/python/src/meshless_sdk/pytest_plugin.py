@@ -102,13 +102,17 @@ def _start(folder: str, text: str) -> tuple[Mesh, subprocess.Popen[str]]:
     assert process.stdout is not None
     giving_up = threading.Timer(_START_SECONDS, process.kill)
     giving_up.start()
-    ready = process.stdout.readline().strip() == "ready"
-    giving_up.cancel()
+    try:
+        ready = process.stdout.readline().strip() == "ready"
+    except BaseException:  # the test run was interrupted: nobody else knows the mesh
+        process.kill()
+        raise
+    finally:
+        giving_up.cancel()
     if not ready:
         process.kill()
         process.communicate()
         with open(log, encoding="utf-8") as stream:
-            pytest.fail(
-                f"the mesh did not start in time; is the distribution meshless installed beside meshless-sdk?\n{stream.read()}"
-            )
+            said = stream.read()
+        pytest.fail(f"the mesh did not start in time; is the distribution meshless installed beside meshless-sdk?\n{said}")
     return Mesh(run), process
