@@ -22,7 +22,7 @@ from meshless_core.agent.admission import Admission, Admitted
 from meshless_core.agent.client_reply import close_after_reply, record_refusal, retry_after, send_reply
 from meshless_core.agent.connections import Connection
 from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, Introduction, deliver
-from meshless_core.agent.filtering import filtered
+from meshless_core.agent.filtering import Booking, Filter
 from meshless_core.agent.hand_off import give_descriptor, may_hand_off
 from meshless_core.agent.lease import Lease
 from meshless_core.agent.outbound import OutboundTunnels, TunnelOpening
@@ -55,6 +55,11 @@ _FINAL: Final = frozenset({ReplyCode.ACCESS_DENIED, ReplyCode.SERVICE_NOT_FOUND}
 def _filters(handshake: type) -> bool:
     """Whether a handshake's class has a filter; remembered, since asking a Protocol costs microseconds."""
     return hasattr(handshake, "filter_data")
+
+
+def _cut(connection: Connection, reason: str) -> None:
+    if connection.relay is not None:
+        connection.relay.abort(reason)
 
 
 def _guarded(method: Callable[_P, None]) -> Callable[_P, None]:
@@ -322,22 +327,20 @@ class ClientConnection:
             runtime.slots.give_back(endpoint.uid, route.service.service)
             return
         runtime.opened(connection, self._balancer)
-        on_close = partial(runtime.closed, connection, self._balancer)
+        book: Booking = partial(runtime.closed, connection, self._balancer)
         try:
-            client = self._filtered()
-            idle = route.idle_timeout
-            connection.relay = relay_plain(
-                runtime.reactor, client, service, early=self._handshake.trailing_data, idle_timeout=idle, on_close=on_close
-            )
+            client, book = self._filtered(connection, book)
+            early, idle = self._handshake.trailing_data, route.idle_timeout
+            connection.relay = relay_plain(runtime.reactor, client, service, early=early, idle_timeout=idle, on_close=book)
         except OSError as error:
             service.close()
-            self._not_relayed(on_close, error)
+            self._not_relayed(book, error)
 
-    def _not_relayed(self, on_close: Callable[[RelayResult], None], error: OSError) -> None:
+    def _not_relayed(self, book: Booking, error: OSError) -> None:
         """The kernel has no descriptor or memory left for a connection that was just established: end it, and say so."""
         logger.error("connection %s is cut: %s: raise the agent's limit of open files", self._id.hex(), error.strerror)
         self._client.close()
-        on_close(RelayResult("error", f"cannot be relayed: {error.strerror}", "agent", 0, 0))
+        book(RelayResult("error", f"cannot be relayed: {error.strerror}", "agent", 0, 0))
 
     def _hand_off(self, connection: Connection, service: socket.socket) -> None:
         """Send the service's socket to the client and keep the connection it asked on as the lease."""
@@ -364,14 +367,15 @@ class ClientConnection:
         except OSError as error:
             self._not_relayed(on_close, error)
 
-    def _filtered(self) -> socket.socket:
-        """The client's end for the relay: with the handshake's filter in between if it has one."""
+    def _filtered(self, connection: Connection, book: Booking) -> tuple[socket.socket, Booking]:
+        """The client's end for the relay, and what that calls at its end: with the filter in between if there is one."""
         if not _filters(type(self._handshake)):
-            return self._client
+            return self._client, book
         assert isinstance(self._handshake, FilteringHandshake)
         if not self._handshake.filtering:
-            return self._client
-        return filtered(self._runtime, self._client, self._handshake, self._id)
+            return self._client, book
+        made = Filter(self._runtime, self._client, self._handshake, self._id, partial(_cut, connection))
+        return made.end, made.until_delivered(book)
 
     def _relay_tunnel(self, endpoint: Endpoint, session: FramedSession) -> None:
         runtime, route, tunnels = self._runtime, self._route, self._entrance.tunnels
@@ -382,29 +386,24 @@ class ClientConnection:
             tunnels.discard(session)
             return
         runtime.opened(connection, self._balancer)
+        book: Booking = partial(runtime.closed, connection, self._balancer)
         try:
-            client = self._filtered()
+            client, book = self._filtered(connection, book)
         except OSError as error:
             session.abort("the client's agent has no descriptor left")
             tunnels.discard(session)
-            self._not_relayed(partial(runtime.closed, connection, self._balancer), error)
+            self._not_relayed(book, error)
             return
-        on_close = partial(self._tunnel_closed, runtime, tunnels, session, connection, self._balancer)
+        on_close = partial(self._tunnel_closed, tunnels, session, book)
         connection.relay = session.relay(
             client, early=self._handshake.trailing_data, idle_timeout=route.idle_timeout, on_close=on_close
         )
 
     @staticmethod
     def _tunnel_closed(
-        runtime: AgentRuntime,
-        tunnels: OutboundTunnels,
-        session: FramedSession,
-        connection: Connection,
-        balancer: Balancer | None,
-        result: RelayResult,
-        reusable: bool,
+        tunnels: OutboundTunnels, session: FramedSession, book: Booking, result: RelayResult, reusable: bool
     ) -> None:
-        runtime.closed(connection, balancer, result)
+        book(result)
         if reusable:
             tunnels.release(session)
         else:

@@ -3,7 +3,8 @@
 The relay gets one end of a socket pair instead of the client; here the client's bytes go through the filter into the other end,
 and the service's bytes come back untouched. Always correct, one more copy: only such protocols pay for it. Memory is bounded:
 neither side is read while the other does not take what it got. So is the time a filter takes in one go, however small the
-pieces are that a client makes it look at: other connections get their turn in between.
+pieces are that a client makes it look at: other connections get their turn in between. The connection counts until its last
+byte has reached the client, as without a filter.
 """
 
 from __future__ import annotations
@@ -12,96 +13,139 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from typing import Any, Final
+
+import attrs
 
 from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.errors import RemoteProtocolError
 from meshless_core.hookspecs import FilteringHandshake
-from meshless_core.relay import close_with_reset
+from meshless_core.relay import RelayResult, close_with_reset
 
-__all__ = ["filtered"]
+__all__ = ["DELIVERY_SECONDS", "Filter"]
 
 logger = logging.getLogger(__name__)
 
+DELIVERY_SECONDS: Final = 60.0
+"""How long a client may take for what was under way when the service closed: at most two socket buffers."""
+
 _READ_BYTES: Final = 64 * 1024
 _SLICE_BYTES: Final = 4 * 1024  # one-byte chunks of HTTP cost a filter some 10 us each
-_HANGUP_ONLY: Final = 0  # EPOLLHUP and EPOLLERR are always reported
+
+Booking = Callable[[RelayResult], None]
 
 
-def filtered(
-    runtime: AgentRuntime, client: socket.socket, handshake: FilteringHandshake, connection_id: bytes
-) -> socket.socket:
-    """The socket to relay instead of `client`, which is owned and closed from now on.
+class Filter:
+    """One connection's filter.
+
+    Args:
+        runtime: the agent's shared state.
+        client: the client's socket, owned and closed from now on.
+        handshake: has the filter.
+        connection_id: for the log.
+        cut: ends the relay, given a reason; does nothing if it is over already.
 
     Raises:
-        OSError: no descriptor is left.
+        OSError: no descriptor is left; `client` stays the caller's.
+
+    Attributes:
+        end: the socket to relay instead of the client's; the relay's.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    task = runtime.spawn(_run(runtime, client, ours, handshake, connection_id), "filter")
 
-    def close(_: asyncio.Task[None]) -> None:
+    def __init__(
+        self,
+        runtime: AgentRuntime,
+        client: socket.socket,
+        handshake: FilteringHandshake,
+        connection_id: bytes,
+        cut: Callable[[str], None],
+    ) -> None:
+        self._inner, self.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._client = client
+        self._handshake = handshake
+        self._id = connection_id
+        self._cut = cut
+        self._budget: float = runtime.settings.relay_budget
+        self._relayed = asyncio.Event()
+        self._result: RelayResult | None = None
+        self._book: Booking | None = None
+        self._cutting = False
+        self._clean = False
+        self._task = runtime.spawn(self._run(), "filter")
+        self._task.add_done_callback(self._over)
+
+    def until_delivered(self, book: Booking) -> Booking:
+        """What the relay is to call at its end, so that `book` is called when the client has got everything, or never will."""
+        self._book = book
+        return self._relay_over
+
+    def _relay_over(self, result: RelayResult) -> None:
+        self._result = result
+        self._relayed.set()
+        if self._task.done():
+            self._tell()
+        elif result.outcome != "closed" and not self._cutting:
+            self._task.cancel()
+
+    def _over(self, _task: asyncio.Task[None]) -> None:
         """Whatever ended it, also before its first step or in the middle of its last."""
-        client.close()
-        ours.close()
-
-    task.add_done_callback(close)
-    return theirs
-
-
-async def _run(
-    runtime: AgentRuntime,
-    client: socket.socket,
-    inner: socket.socket,
-    handshake: FilteringHandshake,
-    connection_id: bytes,
-) -> None:
-    gone = asyncio.Event()
-
-    def on_hangup(_events: int) -> None:
-        runtime.reactor.remove(inner.fileno())
-        gone.set()
-
-    runtime.reactor.add(inner.fileno(), _HANGUP_ONLY, on_hangup)
-    budget = runtime.settings.relay_budget
-    forward = asyncio.create_task(_forward(client, inner, handshake, budget), name="filter-forward")
-    backward = asyncio.create_task(_copy(inner, client), name="filter-backward")
-    both: asyncio.Future[Any] = asyncio.gather(forward, backward)
-    relay_gone = asyncio.create_task(gone.wait(), name="filter-relay-gone")
-    clean = False
-    try:
-        waited: set[asyncio.Future[Any]] = {both, relay_gone}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if both.done():
-            both.result()
-        else:
-            await backward  # what the relay still had for the client; there is nobody to forward to any more
-        clean = True
-    except RemoteProtocolError as error:
-        logger.warning("connection %s is cut: %s", connection_id.hex(), error)
-    except OSError as error:
-        logger.debug("connection %s: %s", connection_id.hex(), error.strerror)
-    finally:
-        for task in (forward, backward, relay_gone):
-            task.cancel()
-        await asyncio.gather(both, relay_gone, return_exceptions=True)
-        runtime.reactor.remove(inner.fileno())
-        for end in (client, inner):
-            if clean:
+        for end in (self._client, self._inner):
+            if self._clean:
                 end.close()
             else:
                 close_with_reset(end)
+        self._tell()
 
+    def _tell(self) -> None:
+        if self._result is not None and self._book is not None:
+            book, self._book = self._book, None
+            book(self._result)
 
-async def _forward(client: socket.socket, inner: socket.socket, handshake: FilteringHandshake, budget: float) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        data = await loop.sock_recv(client, _READ_BYTES)
-        if allowed := await _allowed(data, handshake, budget):
-            await loop.sock_sendall(inner, allowed)
-        if not data:
-            with contextlib.suppress(OSError):  # the other side is gone already
-                inner.shutdown(socket.SHUT_WR)
-            return
+    async def _run(self) -> None:
+        forward = asyncio.create_task(self._forward(), name="filter-forward")
+        backward = asyncio.create_task(_copy(self._inner, self._client), name="filter-backward")
+        relayed = asyncio.create_task(self._relayed.wait(), name="filter-relayed")
+        running: set[asyncio.Task[Any]] = {forward, backward, relayed}
+        try:
+            while not relayed.done():
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            async with asyncio.timeout(DELIVERY_SECONDS):
+                await backward  # what the relay still had for the client; there is nobody to forward to any more
+            self._clean = True
+        except TimeoutError:
+            assert self._result is not None  # that is when the time began
+            reason = f"the client did not take its last bytes within {DELIVERY_SECONDS:g} s"
+            self._result = attrs.evolve(self._result, outcome="error", reason=reason, ended_by="client")
+        except RemoteProtocolError as error:
+            logger.warning("connection %s is cut: %s", self._id.hex(), error)
+            self._stop(f"the client's bytes are refused: {error}")
+        except OSError as error:
+            self._stop(f"client: {error.strerror}")
+        except Exception as error:
+            logger.exception("connection %s is cut: its handshake's filter failed", self._id.hex())
+            self._stop(f"internal error: {type(error).__name__} in the handshake's filter")
+        finally:
+            for task in (forward, backward, relayed):
+                task.cancel()
+            await asyncio.gather(forward, backward, relayed, return_exceptions=True)
+
+    def _stop(self, reason: str) -> None:
+        self._cutting = True
+        self._cut(reason)
+
+    async def _forward(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            data = await loop.sock_recv(self._client, _READ_BYTES)
+            if allowed := await _allowed(data, self._handshake, self._budget):
+                await loop.sock_sendall(self._inner, allowed)
+            if not data:
+                with contextlib.suppress(OSError):  # the other side is gone already
+                    self._inner.shutdown(socket.SHUT_WR)
+                return
 
 
 async def _allowed(data: bytes, handshake: FilteringHandshake, budget: float) -> bytes:
