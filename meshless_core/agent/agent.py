@@ -24,13 +24,15 @@ from meshless_core.agent.authorizers import AuthorizerPanel
 from meshless_core.agent.client_side import ClientSide
 from meshless_core.agent.connections import ConnectionTable
 from meshless_core.agent.documents import DocumentStore
-from meshless_core.agent.inbound import InboundTunnels
+from meshless_core.agent.inbound import InboundTunnels, bound_address, listen_for_tunnels
 from meshless_core.agent.lease import Lease
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.outbound import OutboundTunnels
 from meshless_core.agent.recheck import Recheck
 from meshless_core.agent.report import AgentReport
 from meshless_core.agent.runtime import AgentRuntime, LocalPod
+from meshless_core.agent.slots import Slots
+from meshless_core.agent.workers.place import WorkerPlace
 from meshless_core.config import AgentSettings
 from meshless_core.documents import Document
 from meshless_core.hookspecs import (
@@ -88,6 +90,7 @@ class Agent:
         socketd: path of socketd's control socket.
         issuer: where leaves come from.
         write_access_log: takes complete lines; None for no access log.
+        place: which of several workers this is; None if it is the node's only process.
     """
 
     def __init__(
@@ -100,10 +103,12 @@ class Agent:
         socketd: Path,
         issuer: LeafIssuer,
         write_access_log: Callable[[str], object] | None = None,
+        place: WorkerPlace | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.node = node
         self._settings = settings
+        self._place = place
         state_dir = Path(settings.state_dir)
         self.leaves = LeafStore(state_dir, trust_domain, issuer, on_rotated=self._rotated)
         self.documents = DocumentStore(node, parts.bus, state_dir, self._documents_changed)
@@ -127,6 +132,8 @@ class Agent:
             connections=connections,
             metrics=metrics,
             access_log=AccessLog(write_access_log, node=node),
+            slots=Slots() if place is None else place.slots,
+            workers=1 if place is None else place.count,
         )
         transport = parts.transport(self.leaves)
         self._transport = transport
@@ -156,7 +163,9 @@ class Agent:
         await self.runtime.panel.start()
         await self.leaves.start()
         await self.documents.start()
-        self.tunnel_address = self.inbound.start(self._settings.tunnel_address)
+        listener = self._place.tunnel_listener if self._place else listen_for_tunnels(self._settings.tunnel_address)
+        self.tunnel_address = bound_address(self._settings.tunnel_address, listener)
+        self.inbound.start(listener)
         await self._admin.start()
         await self.socketd.start()
         self.runtime.spawn(self._await_socketd(), "await-socketd")

@@ -77,6 +77,8 @@ class _PodListener:
         self.handshaking = 0
         self._listening = True
         self._pause: asyncio.TimerHandle | None = None
+        # workers of one node take turns: who takes one only leaves the next to whoever is quicker (ADR-0100)
+        self._accepts = _ACCEPTS_PER_WAKE if self.runtime.workers == 1 else 1
         side.runtime.reactor.add(pod.listener.fileno(), select.EPOLLIN, self._on_ready)
 
     def stop(self) -> None:
@@ -90,7 +92,7 @@ class _PodListener:
     def _on_ready(self, _events: int) -> None:
         # not accept(): that resolves three enums in Python for each connection, which costs as much as the system call
         accept = self.pod.listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - see above
-        for _ in range(_ACCEPTS_PER_WAKE):
+        for _ in range(self._accepts):
             if not self._listening:
                 return
             try:

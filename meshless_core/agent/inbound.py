@@ -30,7 +30,7 @@ from meshless_core.routing import Refusal
 from meshless_core.tunnel import OpenReply, OpenRequest
 from meshless_core.types import Endpoint, ReplyCode
 
-__all__ = ["InboundTunnels"]
+__all__ = ["InboundTunnels", "bound_address", "listen_for_tunnels"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,32 +90,12 @@ class InboundTunnels:
         """Connections that are not authenticated yet."""
         return len(self._authenticating)
 
-    def start(self, address: str) -> str:
-        """Listen.
-
-        Args:
-            address: `host:port`; port 0 takes a free one.
-
-        Returns:
-            The address really bound.
-
-        Raises:
-            ConfigError: the address cannot be listened on.
-        """
-        host, _, port = address.rpartition(":")
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
-        except (OSError, ValueError, OverflowError) as error:
-            raise ConfigError(
-                [Problem("$.agent.tunnel_address", f"cannot listen on {address!r}: {error}; write <host>:<port>")]
-            ) from error
+    def start(self, listener: socket.socket) -> None:
+        """Accept from `listener`, which is ours from now on; see `listen_for_tunnels`."""
         listener.setblocking(False)
         self._listener = listener
         self._runtime.reactor.add(listener.fileno(), select.EPOLLIN, self._on_ready)
-        bound = listener.getsockname()
         self._sweeper = self._runtime.loop.call_later(self._runtime.settings.tunnel_idle, self._sweep)
-        return f"{host}:{bound[1]}"
 
     def stop_accepting(self) -> None:
         """Close the listener; sessions go on."""
@@ -148,7 +128,8 @@ class InboundTunnels:
     def _on_ready(self, _events: int) -> None:
         limit = self._runtime.settings.max_tunnels_unauthenticated
         # not all places in one go: who was let in gets a turn before the next ones come
-        for _ in range(min(_ACCEPTS_PER_WAKE, max(limit // 4, 1))):
+        most = _ACCEPTS_PER_WAKE if self._runtime.workers == 1 else 1  # as for clients: workers take turns
+        for _ in range(min(most, max(limit // 4, 1))):
             if self._listener is None:
                 return
             try:
@@ -337,6 +318,30 @@ class InboundTunnels:
             if peer.session.state == "idle" and now - peer.idle_since >= limit:
                 self._drop(peer)
         self._sweeper = runtime.loop.call_later(runtime.settings.tunnel_idle, self._sweep)
+
+
+def listen_for_tunnels(address: str) -> socket.socket:
+    """A listening socket for tunnels.
+
+    Args:
+        address: `host:port`; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            [Problem("$.agent.tunnel_address", f"cannot listen on {address!r}: {error}; write <host>:<port>")]
+        ) from error
+
+
+def bound_address(address: str, listener: socket.socket) -> str:
+    """`address` as it was asked for, with the port that `listener` really has."""
+    return f"{address.rpartition(':')[0]}:{listener.getsockname()[1]}"
 
 
 def _close_if_cancelled(connection: socket.socket, task: asyncio.Task[None]) -> None:

@@ -62,12 +62,17 @@ UNKNOWN: Final = "unknown"
 
 @attrs.frozen
 class MetricInfo:
-    """A metric's page in the reference: name without unit guessing, type, labels, help with unit."""
+    """A metric's page in the reference: name without unit guessing, type, labels, help with unit.
+
+    `of_workers` says what the node's value is when there are several workers (`agent.workers`): their sum, or what the worker
+    with the highest or the lowest one says, where each tells of the same thing.
+    """
 
     name: str
     type: Literal["counter", "gauge", "histogram", "info"]
     help: str
     labels: tuple[str, ...] = ()
+    of_workers: Literal["sum", "max", "min"] = "sum"
 
 
 METRICS: Final = (
@@ -99,13 +104,23 @@ METRICS: Final = (
     MetricInfo("meshless_handshakes_pending", "gauge", "Client connections whose request is not complete yet."),
     MetricInfo("meshless_tunnel_sessions", "gauge", "Secure sessions to and from other agents.", ("role", "state")),
     MetricInfo("meshless_tunnel_handshakes_total", "counter", "Secure handshakes with other agents.", ("role", "result")),
-    MetricInfo("meshless_pods", "gauge", "Pods whose sockets this agent serves."),
-    MetricInfo("meshless_config_generation", "gauge", "Highest generation of the documents in force."),
-    MetricInfo("meshless_config_age_seconds", "gauge", "Seconds since the bus last confirmed the documents in force."),
-    MetricInfo("meshless_bus_connected", "gauge", "1 if documents come from the bus, 0 if from disk or not at all."),
+    MetricInfo("meshless_pods", "gauge", "Pods whose sockets this agent serves.", of_workers="max"),
+    MetricInfo("meshless_config_generation", "gauge", "Highest generation of the documents in force.", of_workers="min"),
+    MetricInfo(
+        "meshless_config_age_seconds", "gauge", "Seconds since the bus last confirmed the documents in force.", of_workers="max"
+    ),
+    MetricInfo(
+        "meshless_bus_connected", "gauge", "1 if documents come from the bus, 0 if from disk or not at all.", of_workers="min"
+    ),
     MetricInfo("meshless_access_log_lost_lines_total", "counter", "Access log lines that could not be kept or written."),
-    MetricInfo("meshless_certificate_expiry_seconds", "gauge", "Seconds until a leaf expires.", ("namespace", "meshlet")),
-    MetricInfo("meshless_build", "info", "Version of the agent.", ("version", "node")),
+    MetricInfo(
+        "meshless_certificate_expiry_seconds",
+        "gauge",
+        "Seconds until a leaf expires.",
+        ("namespace", "meshlet"),
+        of_workers="min",
+    ),
+    MetricInfo("meshless_build", "info", "Version of the agent.", ("version", "node"), of_workers="max"),
 )
 _INFO: Final = {info.name: info for info in METRICS}
 

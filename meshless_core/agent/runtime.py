@@ -14,7 +14,7 @@ from meshless_core.agent.authorizers import AuthorizerPanel
 from meshless_core.agent.connections import Connection, ConnectionIds, ConnectionTable
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.service_socket import ServiceSockets
-from meshless_core.agent.slots import Slots
+from meshless_core.agent.slots import SlotCounter, Slots
 from meshless_core.config import AgentSettings
 from meshless_core.documents import PodPlacement
 from meshless_core.hookspecs import CanarySelector, HandshakeProtocol
@@ -74,6 +74,7 @@ class AgentRuntime:
         draining: whether the agent is shutting down.
         establishing: connections between a complete request and the reply.
         handshaking: connections whose request is not complete.
+        workers: processes that accept from the same listeners, this one included.
         no_hand_off_until: until then every connection is relayed, in seconds of `time.monotonic()`.
     """
 
@@ -89,13 +90,14 @@ class AgentRuntime:
     connections: ConnectionTable
     metrics: AgentMetrics
     access_log: AccessLog
-    slots: Slots = attrs.field(factory=Slots)
+    slots: SlotCounter = attrs.field(factory=Slots)
     ids: ConnectionIds = attrs.field(factory=ConnectionIds)
     pods: dict[str, LocalPod] = attrs.field(factory=dict)
     table: RoutingTable | None = None
     draining: bool = False
     establishing: int = 0
     handshaking: int = 0
+    workers: int = 1
     no_hand_off_until: float = 0.0
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
 

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["Slots"]
+from typing import Protocol
+
+__all__ = ["SlotCounter", "Slots"]
+
+
+class SlotCounter(Protocol):
+    """What counts: `Slots` in one process, `workers.SharedSlots` over several."""
+
+    def take(self, pod_uid: str, service: str, limit: int | None) -> bool:
+        """See `Slots.take`."""
+
+    def give_back(self, pod_uid: str, service: str) -> None:
+        """See `Slots.give_back`."""
+
+    def taken(self, pod_uid: str, service: str) -> int:
+        """See `Slots.taken`."""
+
+    def __len__(self) -> int:
+        """Pairs of pod and service with connections of this process."""
 
 
 class Slots:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import h11
 
+from meshless_core.agent.admin_request import admin_get
 from meshless_core.cli.exit_codes import CommandError, ExitCode
 
 __all__ = ["AdminClient", "AgentUnreachableError"]
 
 _SECONDS: Final = 5.0
-_MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
 class AgentUnreachableError(CommandError):
@@ -45,7 +43,7 @@ class AdminClient:
         target = f"{path}?{urlencode(query)}" if query else path
         try:
             async with asyncio.timeout(_SECONDS):
-                return await self._exchange(target)
+                return await admin_get(self.address, target)
         except (OSError, TimeoutError, h11.ProtocolError, ValueError) as error:
             why = str(error) or type(error).__name__
             raise AgentUnreachableError(f"no agent answers at {self.address}: {why}; is it running") from error
@@ -72,32 +70,3 @@ class AdminClient:
             return json.loads(body)
         except ValueError as error:
             raise AgentUnreachableError(f"what answers at {self.address} is no agent: {path} is not JSON") from error
-
-    async def _exchange(self, target: str) -> tuple[int, bytes]:
-        if self.address.startswith("unix:"):
-            path = Path(self.address.removeprefix("unix:"))
-            folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{path.name}")
-            finally:
-                os.close(folder)
-        else:
-            host, _, port = self.address.removeprefix("tcp:").rpartition(":")
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        try:
-            connection = h11.Connection(h11.CLIENT)
-            request = h11.Request(method="GET", target=target, headers=[("Host", "agent"), ("Connection", "close")])
-            writer.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
-            status, body = 0, bytearray()
-            while not isinstance(event := connection.next_event(), h11.EndOfMessage):
-                if event is h11.NEED_DATA:
-                    connection.receive_data(await reader.read(65536))
-                elif isinstance(event, h11.Response):
-                    status = event.status_code
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                    if len(body) > _MAX_ANSWER_BYTES:
-                        raise ValueError("answer too large")
-            return status, bytes(body)
-        finally:
-            writer.close()

@@ -8,15 +8,30 @@ import gc
 import logging
 import os
 import resource
+import select
 import signal
+import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import click
+import structlog
 
 from meshless_core.agent.agent import Agent, AgentParts
+from meshless_core.agent.inbound import bound_address, listen_for_tunnels
+from meshless_core.agent.workers import (
+    Birth,
+    Nursery,
+    SharedSlots,
+    Supervisor,
+    WorkerPlace,
+    open_nursery,
+    pods_socket,
+    tidy_state,
+    worker_settings,
+)
 from meshless_core.cli.exit_codes import ExitCode
 from meshless_core.config import Config, load_config
 from meshless_core.identity import IssuerClient
@@ -55,6 +70,8 @@ def command(
 ) -> int:
     """Run the node agent until SIGTERM or SIGINT.
 
+    With agent.workers above 1 this process supervises so many agents that share pods, tunnel port and limits.
+
     SIGTERM drains: no new connections are accepted (they wait in socketd's listeners for the next agent), live ones get
     agent.drain_timeout to finish. A second SIGTERM ends at once.
 
@@ -72,29 +89,77 @@ def command(
     config = attrs.evolve(config, agent=settings)
     plugins = load_plugins(config, needs=AGENT_NEEDS)
     _allow_open_files()
-    with _access_log(access_log) as write, _pid_file(pid_file):
-        asyncio.run(_run(node, config, plugins, Path(socketd_path), Path(issuer_path), write))
-    return ExitCode.OK
+    run = _Run(node, config, plugins, Path(socketd_path), Path(issuer_path), access_log)
+    tidy_state(settings.state_dir, settings.workers)
+    if settings.workers == 1:
+        with _pid_file(pid_file):
+            run.agent()
+        return ExitCode.OK
+    return run.workers(pid_file)
 
 
-async def _run(
-    node: str,
-    config: Config,
-    plugins: LoadedPlugins,
-    socketd: Path,
-    issuer: Path,
-    write: Callable[[str], object] | None,
-) -> None:
+@attrs.frozen
+class _Run:
+    """What was asked for on the command line, loaded and checked."""
+
+    node: str
+    config: Config
+    plugins: LoadedPlugins
+    socketd: Path
+    issuer: Path
+    access_log: str
+
+    def agent(self, place: WorkerPlace | None = None) -> None:
+        """A whole agent in this process, until it is told to stop."""
+        with _access_log(self.access_log, shared=place is not None) as log:
+            asyncio.run(_run(self, log, place))
+
+    def workers(self, pid_file: str | None) -> int:
+        """Several processes: this one becomes the supervisor, and returns once more in each worker."""
+        settings = self.config.agent
+        listener = listen_for_tunnels(settings.tunnel_address)
+        slots = SharedSlots.create(settings.workers)
+        born = open_nursery()
+        if isinstance(born, Birth):
+            structlog.contextvars.bind_contextvars(worker=born.index)
+            place = WorkerPlace(born.index, settings.workers, slots.of_worker(born.index), listener, born.control)
+            config = attrs.evolve(self.config, agent=worker_settings(settings, born.index))
+            attrs.evolve(self, config=config, socketd=pods_socket(settings.state_dir, born.index)).agent(place)
+            return ExitCode.OK
+        address = bound_address(settings.tunnel_address, listener)
+        with _pid_file(pid_file), listener:
+            return asyncio.run(self._supervise(born, slots, address))
+
+    async def _supervise(self, nursery: Nursery, slots: SharedSlots, address: str) -> int:
+        supervisor = Supervisor(
+            self.node,
+            trust_domain=self.config.mesh.trust_domain,
+            settings=self.config.agent,
+            socketd=self.socketd,
+            nursery=nursery,
+            slots=slots,
+            tunnel_address=address,
+            plugins=_plugin_rows(self.plugins),
+        )
+        return await supervisor.run()
+
+
+def _plugin_rows(plugins: LoadedPlugins) -> list[dict[str, object]]:
+    return [
+        {"kind": one.kind, "name": one.name, "distribution": one.distribution, "version": one.version}
+        for one in plugins.registrations
+    ]
+
+
+async def _run(run: _Run, log: _AccessLogFile | None, place: WorkerPlace | None) -> None:
+    config, plugins = run.config, run.plugins
     parts = AgentParts(
         authorizers=(),
         canary=plugins.canary(),
         handshakes=plugins.handshakes(),
         transport=plugins.transport,
         bus=plugins.bus(),
-        plugins=[
-            {"kind": one.kind, "name": one.name, "distribution": one.distribution, "version": one.version}
-            for one in plugins.registrations
-        ],
+        plugins=_plugin_rows(plugins),
     )
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -109,13 +174,14 @@ async def _run(
         # authorizers are created after the others were started: the agent starts them itself, on their own thread
         parts = attrs.evolve(parts, authorizers=plugins.authorizers())
         agent = Agent(
-            node,
+            run.node,
             trust_domain=config.mesh.trust_domain,
             settings=config.agent,
             parts=parts,
-            socketd=socketd,
-            issuer=IssuerClient(issuer),
-            write_access_log=write,
+            socketd=run.socketd,
+            issuer=IssuerClient(run.issuer),
+            write_access_log=None if log is None else log.write,
+            place=place,
         )
         try:
             await agent.start()
@@ -124,8 +190,13 @@ async def _run(
             # generation is looked at too: libraries and plugins may leave some, and memory must not grow for ever.
             gc.freeze()
             gc.set_threshold(10_000, 5, 5)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stop)
+            if place is not None:
+                place.report_started(on_drain=stop, on_reopen=_nothing if log is None else log.reopen)
+            else:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, stop)
+                if log is not None:
+                    loop.add_signal_handler(signal.SIGHUP, log.reopen)
             await asked.wait()
             await agent.drain()
         finally:
@@ -139,53 +210,82 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _nothing() -> None:
+    """There is no log to open again."""
+
+
 @contextlib.contextmanager
-def _access_log(where: str) -> Iterator[Callable[[str], object] | None]:
+def _access_log(where: str, *, shared: bool) -> Iterator[_AccessLogFile | None]:
     if where == "off":
         yield None
         return
-    if where == "-":
-
-        def to_stdout(text: str) -> None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-
-        yield to_stdout
-        return
-    log = _ReopenableLog(where)
-    signal.signal(signal.SIGHUP, lambda _number, _frame: log.reopen())
+    log = _AccessLogFile(None if where == "-" else where, shared=shared)
     try:
-        yield log.write
+        yield log
     finally:
         log.close()
 
 
-class _ReopenableLog:
-    """A file that is only appended to, and opened again on request: for log rotation."""
+class _AccessLogFile:
+    """A file that is only appended to, and opened again on request: for log rotation. Or standard output.
 
-    def __init__(self, path: str) -> None:
+    Each write is one system call on a descriptor opened for appending, so that the lines of several workers never mix. A pipe
+    keeps only `PIPE_BUF` bytes together: when it is shared, lines go there in pieces of that size.
+
+    Args:
+        path: the file; None for standard output.
+        shared: whether other processes write there too.
+    """
+
+    def __init__(self, path: str | None, *, shared: bool) -> None:
         self._path = path
-        self._open()
+        self._descriptor = sys.stdout.fileno() if path is None else self._open(path)
+        self._piece = select.PIPE_BUF if shared and not stat.S_ISREG(os.fstat(self._descriptor).st_mode) else None
 
-    def _open(self) -> None:
+    def _open(self, path: str) -> int:
         try:
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise click.FileError(self._path, error.strerror) from error
+            raise click.FileError(path, error.strerror) from error
 
     def write(self, text: str) -> None:
-        """Append and flush."""
-        self._file.write(text)
-        self._file.flush()
+        """Append whole lines.
+
+        Raises:
+            OSError: not everything could be written.
+        """
+        data = text.encode()
+        for piece in [data] if self._piece is None else _whole_lines(data, self._piece):
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
 
     def reopen(self) -> None:
-        """Open the path again, after somebody moved the file away."""
-        self._file.close()
-        self._open()
+        """Open the path again, after somebody moved the file away. Without success the old one stays, and that is logged."""
+        if self._path is None:
+            return
+        try:
+            descriptor = self._open(self._path)
+        except click.FileError as error:
+            logger.error("access log stays in the file it had: %s", error.format_message())
+            return
+        os.close(self._descriptor)
+        self._descriptor = descriptor
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; standard output stays open."""
+        if self._path is not None:
+            os.close(self._descriptor)
+
+
+def _whole_lines(data: bytes, size: int) -> Iterator[bytes]:
+    """`data` in pieces of at most `size` bytes that end where a line does; a longer line is a piece of its own."""
+    while len(data) > size:
+        end = data.rfind(b"\n", 0, size) + 1 or data.find(b"\n", size) + 1 or len(data)
+        yield data[:end]
+        data = data[end:]
+    if data:
+        yield data
 
 
 @contextlib.contextmanager

@@ -121,8 +121,6 @@ def _check_together(config: Config, log: ProblemLog) -> None:
         log.add(("agent", "ejection_max"), "must be at least ejection_base: raise it, or lower ejection_base")
     if agent.endpoint_timeout > agent.connect_timeout:
         log.add(("agent", "endpoint_timeout"), "must be at most connect_timeout: lower it, or raise connect_timeout")
-    if agent.workers > 1:
-        log.add(("agent", "workers"), "more than one worker is not supported yet: write 1 or remove it")
 
 
 def config_to_data(config: Config) -> dict[str, Any]:

@@ -183,7 +183,9 @@ class AgentSettings:
     )
     workers: int = _setting(
         1,
-        "Number of processes. Default 1, the only value accepted for now. One process moves bytes on one core.",
+        "Number of processes. Default 1. One process moves bytes on one core; with more, each is a whole agent that accepts "
+        "from the same pods and the same tunnel port; max_connections, max_handshakes_per_pod and max_tunnels_unauthenticated are "
+        "divided among them. At most the number of cores that the node can spare; each costs some memory.",
         _at_least(1),
     )
     tunnel_address: str = _setting(

@@ -15,17 +15,28 @@ import socket
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from meshless_core.documents import PodPlacement
 from meshless_core.errors import SocketDirectoryError
 from meshless_core.socketd import protocol
-from meshless_core.socketd.directories import ParkedPod, PodDirectories
+from meshless_core.socketd.directories import ParkedPod
 from meshless_core.socketd.readiness import writable
 from meshless_core.types import MeshletRef, PodRef
 
-__all__ = ["SocketdServer"]
+__all__ = ["PodParking", "SocketdServer"]
 
 logger = logging.getLogger(__name__)
+
+
+class PodParking(Protocol):
+    """Where parked pods come from: `PodDirectories` makes them, an agent with several workers duplicates its own."""
+
+    def create(self, placement: PodPlacement) -> ParkedPod:
+        """See `PodDirectories.create`."""
+
+    def remove(self, parked: ParkedPod) -> None:
+        """See `PodDirectories.remove`."""
 
 
 class SocketdServer:
@@ -39,7 +50,7 @@ class SocketdServer:
     """
 
     def __init__(
-        self, node: str, directories: PodDirectories, control_path: Path, *, agent_uids: frozenset[int] = frozenset()
+        self, node: str, directories: PodParking, control_path: Path, *, agent_uids: frozenset[int] = frozenset()
     ) -> None:
         self._node = node
         self._directories = directories

@@ -103,7 +103,6 @@ plugins:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("agent: {workers: 2}", "m.yaml:1: $.agent.workers: more than one worker is not supported yet: write 1 or remove it"),
         (
             "agent: {ejection_base: 2m}",
             "m.yaml:1: $.agent.ejection_max: must be at least ejection_base: raise it, or lower ejection_base",
