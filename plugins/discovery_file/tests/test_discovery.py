@@ -219,7 +219,7 @@ async def test_without_change_notices_it_looks_by_itself(
     def no_notices(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "awatch", no_notices)
+    monkeypatch.setattr("watchfiles.awatch", no_notices)
     monkeypatch.setattr(module, "_LOOK_ANYWAY_MS", 10)
     path = tmp_path / "mesh.yaml"
     path.write_text(pods("a"))

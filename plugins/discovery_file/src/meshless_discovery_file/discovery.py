@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 import attrs
-from watchfiles import awatch
 
 from meshless_core import (
     DiscoveryError,
@@ -110,6 +109,8 @@ class FileDiscovery:
 
     async def _notices(self) -> AsyncGenerator[None, None]:
         """Something may have changed."""
+        from watchfiles import awatch  # late: an agent imports every enabled plugin, and watches no resource file
+
         try:
             async for _ in awatch(
                 *self._watched(),
