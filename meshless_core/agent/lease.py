@@ -3,7 +3,7 @@
 The client got the service's socket itself; the connection it asked on stays open. While it is open the connection counts for
 `maxConn`, is listed, is re-checked when policy changes, and gets notices. When the client closes it, or dies, it is over at
 once. The duplicate is never read or written: it tells when the service closed, and shutting it down ends the connection for
-whoever holds the socket, so that a client can keep nothing it may not have (ADR-0080). What hand-off cannot enforce is in
+whoever holds the socket, so that a client can keep nothing it may not have (ADR-0085). What hand-off cannot enforce is in
 `docs/explanation/hand-off.md`.
 """
 

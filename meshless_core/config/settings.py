@@ -178,7 +178,7 @@ class AgentSettings:
     hand_off: bool = _setting(
         True,
         "true or false. Default true. Whether a client that can take it gets the socket of a service on its own node, with no "
-        "proxy in between. Set false where a client must not be able to ignore maxConn or a revoked policy; "
+        "proxy in between. Set false where a connection must not outlive its agent, or bytes have to be counted; "
         "spec.server.services[].handOff does it for one service.",
     )
     workers: int = _setting(
