@@ -19,9 +19,11 @@ import contextlib
 import json
 import logging
 import os
+import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import attrs
@@ -36,6 +38,9 @@ logger = logging.getLogger(__name__)
 _REQUEST_SECONDS: Final = 5.0
 _MAX_REQUEST_BYTES: Final = 16 * 1024
 _MAX_CLIENTS: Final = 64
+
+# Since Python 3.13 asyncio removes a Unix socket's file itself, by the address it was bound to: ours means nothing by then.
+_LEAVE_THE_FILE: Final[Mapping[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 @attrs.frozen
@@ -85,13 +90,14 @@ class AdminServer:
                 path = Path(self._address.removeprefix("unix:"))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
-                folder = os.open(path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
+                listener = _bind(path)
                 try:
-                    name = f"/proc/self/fd/{folder}/{path.name}"
-                    self._server = await asyncio.start_unix_server(self._serve, name, limit=_MAX_REQUEST_BYTES)
-                    os.chmod(name, 0o600)
-                finally:
-                    os.close(folder)
+                    self._server = await asyncio.start_unix_server(
+                        self._serve, sock=listener, limit=_MAX_REQUEST_BYTES, **_LEAVE_THE_FILE
+                    )
+                except BaseException:
+                    listener.close()
+                    raise
                 return
             host, _, port = self._address.removeprefix("tcp:").rpartition(":")
             if host.strip("[]") not in ("127.0.0.1", "::1", "localhost"):
@@ -160,3 +166,20 @@ class AdminServer:
         except Exception:
             logger.exception("admin %s failed", url.path)
             return Answer.text("internal error; see the agent's log", 500)
+
+
+def _bind(path: Path) -> socket.socket:
+    """A socket at `path`, however long that is, and for this user alone from the first moment."""
+    folder = os.open(path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        name = f"/proc/self/fd/{folder}/{path.name}"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(name)
+            os.chmod(name, 0o600)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+    finally:
+        os.close(folder)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import meshless_sdk
 import pytest
-from meshless_sdk.asyncio_serving import StreamConnection
+from meshless_sdk.asyncio_serving import AsyncServer, StreamConnection
+from meshless_sdk.listening import Listener
+from meshless_sdk.paths import address_of
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_leaks")
 
@@ -136,3 +138,19 @@ async def test_a_service_that_is_served_already_is_refused(pod: Path) -> None:
     async with await meshless_sdk.start_server(echo, "http"):
         with pytest.raises(meshless_sdk.ListenError, match="a live server listens there already"):
             await meshless_sdk.start_server(echo, "http")
+
+
+async def test_a_listener_that_waited_among_other_files_can_be_served(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)  # too long for an address: bound by way of a descriptor, whose number others get later
+    folder.mkdir()
+    listener = Listener("http", path=str(folder / "http"))
+    with contextlib.ExitStack() as others:
+        for _ in range(8):
+            others.enter_context((tmp_path / "other").open("wb"))
+        async with AsyncServer(echo, listener, None, 1000) as server:
+            await server.begin()
+            with address_of(str(folder / "http")) as address:
+                streams = await asyncio.open_unix_connection(address)
+            async with Client(streams) as client:
+                await client.exchange()
+    assert os.listdir(folder) == []

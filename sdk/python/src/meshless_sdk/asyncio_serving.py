@@ -7,9 +7,10 @@ import contextlib
 import logging
 import select
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from meshless_sdk.errors import ProxyHeaderError
 from meshless_sdk.listening import Listener
@@ -20,6 +21,9 @@ __all__ = ["AsyncServer", "StreamConnection", "start_server"]
 
 _TURNS_OF_AN_ACCEPT: Final = 5
 """Turns of the loop after which an accepted connection has reached us; asyncio needs three."""
+
+_LEAVE_THE_FILE: Final[Mapping[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Since Python 3.13 asyncio removes a socket's file itself, by the address it was bound to: our listeners move theirs away."""
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +127,9 @@ class AsyncServer:
 
     async def begin(self) -> None:
         """Begin to accept."""
-        self._accepting = await asyncio.start_unix_server(self._on_connection, sock=self._listener.socket, limit=self._limit)
+        self._accepting = await asyncio.start_unix_server(
+            self._on_connection, sock=self._listener.socket, limit=self._limit, **_LEAVE_THE_FILE
+        )
 
     def _somebody_waits(self) -> bool:
         poll = select.poll()

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from meshless_core.agent.admin import AdminServer, Answer
+from meshless_core.errors import ConfigError
+
+
+async def hello(_query: Mapping[str, str]) -> Answer:
+    return Answer.text("hello")
+
+
+async def test_its_socket_is_its_users_alone_and_may_have_a_long_path(tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 30) / "admin.sock"
+    server = AdminServer(f"unix:{path}", {"/hello": hello})
+    await server.start()
+    try:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        folder = os.open(path.parent, os.O_PATH)
+        try:
+            reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.close(folder)
+        writer.write(b"GET /hello HTTP/1.1\r\nHost: agent\r\n\r\n")
+        assert (await reader.read()).endswith(b"\r\n\r\nhello\n")
+        writer.close()
+        await writer.wait_closed()
+    finally:
+        await server.stop()
+
+
+async def test_it_stops_in_silence_and_leaves_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "run" / "admin.sock"
+    server = AdminServer(f"unix:{path}", {"/hello": hello})
+    await server.start()
+    with contextlib.ExitStack() as others, caplog.at_level(logging.WARNING):
+        for _ in range(8):  # they get the number of the descriptor by which the socket was bound
+            others.enter_context((tmp_path / "other").open("wb"))
+        await server.stop()
+    assert caplog.messages == []
+    assert os.listdir(path.parent) == []
+
+
+async def test_a_socket_that_cannot_be_bound_is_a_problem_of_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "admin.sock").mkdir()
+    with pytest.raises(ConfigError, match=r"\$\.agent\.admin: cannot listen on"):
+        await AdminServer(f"unix:{tmp_path}/admin.sock", {}).start()
