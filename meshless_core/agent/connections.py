@@ -97,21 +97,25 @@ class Connection:
 
 
 class ConnectionTable:
-    """All live connections, by id."""
+    """All live connections, in the order they were opened.
+
+    Not by id: on the server's side the other agent chooses it, and one that used an id twice would hide a connection from
+    re-checks, limits and drain.
+    """
 
     def __init__(self) -> None:
-        self._connections: dict[tuple[bytes, Reporter], Connection] = {}
+        self._connections: dict[Connection, None] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
     def add(self, connection: Connection) -> None:
         """Enter a connection."""
-        self._connections[connection.id, connection.reporter] = connection
+        self._connections[connection] = None
         self._empty.clear()
 
     def remove(self, connection: Connection) -> None:
         """Take out a connection that ended."""
-        self._connections.pop((connection.id, connection.reporter), None)
+        self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
 
@@ -120,7 +124,7 @@ class ConnectionTable:
         await self._empty.wait()
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._connections.values()))
+        return iter(list(self._connections))
 
     def __len__(self) -> int:
         return len(self._connections)
