@@ -15,6 +15,7 @@ __all__ = ["Admission", "Admitted"]
 
 
 _MAX_GATHERED: Final = 4096
+_MAX_ROUNDS: Final = 5
 
 
 @attrs.frozen
@@ -24,10 +25,12 @@ class Admitted:
     Attributes:
         route: how to reach the service.
         policy: name of the policy that allowed it.
+        table: what that rests on; once another one is in force, ask again before the connection is made.
     """
 
     route: Route
     policy: str
+    table: RoutingTable
 
 
 class Admission:
@@ -58,15 +61,18 @@ class Admission:
     async def decide(
         self, source: MeshletRef | None, source_pod: PodRef | None, target: ServiceId, side: Side
     ) -> Admitted | Refusal:
-        """Decide, asking every authorizer."""
-        table = self._runtime.table
-        if table is None:
-            return _NOT_READY
-        decision = None
-        if source is not None:
-            request = self._facts(table, source, source_pod, target, side)
-            decision = (await self._runtime.panel.ask(request)).final
-        return self._settle(self._runtime.table or table, source, target, decision, side)
+        """Decide, asking every authorizer; again if other documents came before all had answered."""
+        for _ in range(_MAX_ROUNDS):
+            table = self._runtime.table
+            if table is None:
+                return _NOT_READY
+            decision = None
+            if source is not None:
+                request = self._facts(table, source, source_pod, target, side)
+                decision = (await self._runtime.panel.ask(request)).final
+            if table is self._runtime.table:
+                return self._settle(table, source, target, decision, side)
+        return _TOO_RESTLESS
 
     def _facts(
         self, table: RoutingTable, source: MeshletRef, source_pod: PodRef | None, target: ServiceId, side: Side
@@ -92,7 +98,8 @@ class Admission:
         if isinstance(route, Refusal):
             return route
         assert decision is not None, "resolve refuses without a decision"
-        return Admitted(route, decision.policy)
+        return Admitted(route, decision.policy, table)
 
 
 _NOT_READY = Refusal(ReplyCode.NOT_READY, "agent", "this agent has no documents yet: is the reconciler running")
+_TOO_RESTLESS = Refusal(ReplyCode.NOT_READY, "agent", "documents change faster than the authorizers answer")

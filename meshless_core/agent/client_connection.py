@@ -35,7 +35,7 @@ from meshless_core.hookspecs import (
     ReplyDetails,
 )
 from meshless_core.relay import FramedSession, RelayResult, relay_plain
-from meshless_core.routing import Attempts, Balancer, Refusal, Route, attempts
+from meshless_core.routing import Attempts, Balancer, Refusal, Route, RoutingTable, attempts
 from meshless_core.socketd import PodSockets
 from meshless_core.tunnel import OpenReply, OpenRequest
 from meshless_core.types import Endpoint, Identity, ReplyCode
@@ -114,6 +114,7 @@ class ClientConnection:
         "_route",
         "_runtime",
         "_started",
+        "_table",
         "_task",
         "_timer",
         "_tried",
@@ -139,6 +140,7 @@ class ClientConnection:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._opening: TunnelOpening | None = None
+        self._table: RoutingTable | None = None  # what the decision rests on
         self._route: Route | None = None
         self._balancer: Balancer | None = None
         self._attempts: Attempts | None = None
@@ -153,7 +155,7 @@ class ClientConnection:
     @_guarded
     def begin(self) -> None:
         """Decide, connect, reply, relay; what has to wait goes on by itself."""
-        runtime, request = self._runtime, self._request
+        runtime = self._runtime
         self._started = time.monotonic()
         runtime.establishing += 1
         if runtime.draining:
@@ -163,20 +165,36 @@ class ClientConnection:
             limit = runtime.settings.max_connections
             self._refuse(ReplyCode.OVERLOADED, "agent", f"this agent has its agent.max_connections of {limit}")
             return
-        placement = self._entrance.pod.placement
+        self._decide()
+
+    def _decide(self) -> None:
+        """Ask whether it is allowed; also again, when documents changed before the connection was made."""
         admission = self._entrance.admission
         if admission.inline_only:
-            self._settle(admission.decide_inline(placement.meshlet, placement.pod, request.service_id, "client"))
-        else:
-            self._wait()
-            self._task = runtime.spawn(self._decide_slowly(admission, request), "decide")
+            self._settle(self._decide_inline())
+            return
+        self._wait()
+        remaining = max(self._deadline() - time.monotonic(), 0.0)
+        self._timer = self._runtime.loop.call_later(remaining, self._undecided)
+        self._task = self._runtime.spawn(self._decide_slowly(admission), "decide")
 
-    async def _decide_slowly(self, admission: Admission, request: HandshakeRequest) -> None:
+    def _decide_inline(self) -> Admitted | Refusal:
         placement = self._entrance.pod.placement
-        outcome = await admission.decide(placement.meshlet, placement.pod, request.service_id, "client")
+        return self._entrance.admission.decide_inline(placement.meshlet, placement.pod, self._request.service_id, "client")
+
+    async def _decide_slowly(self, admission: Admission) -> None:
+        placement = self._entrance.pod.placement
+        outcome = await admission.decide(placement.meshlet, placement.pod, self._request.service_id, "client")
         self._task = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self._over:
             self._settle(outcome)
+
+    def _undecided(self) -> None:
+        self._timer = None
+        self._refuse(ReplyCode.TIMEOUT, "agent", f"not decided within {self._deadline() - self._started:g} s")
 
     @_guarded
     def _settle(self, outcome: Admitted | Refusal) -> None:
@@ -186,6 +204,7 @@ class ClientConnection:
         request = self._request
         route = outcome.route.for_wishes(request.sticky_key, request.version_pin)
         self._policy = outcome.policy
+        self._table = outcome.table
         try:
             version = self._choose(route, request)
             self._balancer = self._runtime.balancers.of(route)
@@ -227,6 +246,9 @@ class ClientConnection:
     def _try_local(self, endpoint: Endpoint) -> bool:
         """Whether this endpoint settled it, or still may (a full backlog)."""
         assert self._route is not None
+        if self._runtime.table is not self._table:
+            self._decide()  # documents that came while others were tried may have taken it back
+            return True
         placement = self._entrance.pod.placement
         assert placement.meshlet is not None
         who = Introduction(self._id, placement.meshlet, placement.pod)
@@ -280,13 +302,22 @@ class ClientConnection:
     def _tunnel_opened(self, endpoint: Endpoint, session: FramedSession | None, reply: OpenReply) -> None:
         self._opening = None
         if session is not None:
-            self._relay_tunnel(endpoint, session)
+            if self._runtime.table is self._table or self._is_still_allowed():
+                self._relay_tunnel(endpoint, session)
+                return
+            session.abort("the documents changed")
+            self._entrance.tunnels.discard(session)
+            self._decide()
             return
         self._attempt_failed(endpoint, reply.code, f"agent of node {endpoint.node}: {reply.reason}")
         if reply.code in _FINAL:
             self._refuse(reply.code, "destination", reply.reason)
         elif not self._expired():
             self._try_next()
+
+    def _is_still_allowed(self) -> bool:
+        """Whether the documents that came meanwhile allow it too; no if that cannot be said at once."""
+        return self._entrance.admission.inline_only and isinstance(self._decide_inline(), Admitted)
 
     def _attempt_failed(self, endpoint: Endpoint, code: ReplyCode, reason: str) -> None:
         assert self._attempts is not None

@@ -209,11 +209,16 @@ class InboundTunnels:
             self._refuse(peer, request, Refusal(ReplyCode.ACCESS_DENIED, "agent", reason))
         elif len(runtime.connections) + runtime.establishing >= runtime.settings.max_connections:
             self._refuse(peer, request, Refusal(ReplyCode.OVERLOADED, "agent", "agent.max_connections is reached"))
-        elif self._admission.inline_only:
-            outcome = self._admission.decide_inline(stream.peer.ref, request.source_pod, request.service, "server")
+        else:
+            self._decide(peer, request, started)
+
+    def _decide(self, peer: _Peer, request: OpenRequest, started: float) -> None:
+        if self._admission.inline_only:
+            source = peer.session.stream.peer.ref
+            outcome = self._admission.decide_inline(source, request.source_pod, request.service, "server")
             self._settle(peer, request, outcome, started)
         else:
-            peer.opening = runtime.spawn(self._decide_slowly(peer, request, started), "decide")
+            peer.opening = self._runtime.spawn(self._decide_slowly(peer, request, started), "decide")
 
     async def _decide_slowly(self, peer: _Peer, request: OpenRequest, started: float) -> None:
         source = peer.session.stream.peer.ref
@@ -236,6 +241,9 @@ class InboundTunnels:
     def _connect(self, peer: _Peer, request: OpenRequest, admitted: Admitted, endpoint: Endpoint, started: float) -> None:
         peer.opening = None
         runtime = self._runtime
+        if runtime.table is not admitted.table:
+            self._decide(peer, request, started)  # documents that came while its backlog was full may have taken it back
+            return
         who = Introduction(request.connection_id, peer.session.stream.peer.ref, request.source_pod)
         service = deliver(runtime, admitted.route, endpoint.pod, endpoint.uid, who)
         if service is None:
