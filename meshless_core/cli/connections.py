@@ -160,6 +160,7 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _for_people(row: Mapping[str, Any]) -> dict[str, str]:
+    unseen = row["transport"] == "handoff"  # its bytes pass by the agent: a number would be a lie
     return {
         "reporter": row["reporter"],
         "id": _short_id(row["id"]),
@@ -170,9 +171,9 @@ def _for_people(row: Mapping[str, Any]) -> dict[str, str]:
         "transport": row["transport"],
         "node": row["node"],
         "age": _duration(row["age_seconds"]),
-        "to service": _size(row["bytes_to_service"]),
-        "to client": _size(row["bytes_to_client"]),
-        "idle": _duration(row["idle_seconds"]),
+        "to service": "-" if unseen else _size(row["bytes_to_service"]),
+        "to client": "-" if unseen else _size(row["bytes_to_client"]),
+        "idle": "-" if unseen else _duration(row["idle_seconds"]),
     }
 
 

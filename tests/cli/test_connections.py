@@ -103,6 +103,13 @@ def test_the_table_is_for_people_and_goes_without_totals_into_a_pipe(two_nodes: 
     ]
 
 
+def test_of_a_handed_over_connection_no_bytes_are_shown_since_nobody_counts_them(admin: Any) -> None:
+    handed_over = report(transport="handoff", reporter="both", bytes_to_service=0, bytes_to_client=0, revoked=False)
+    admin.serve("node-a", {"/connections": [handed_over]})
+    _, out, _ = connections(admin)
+    assert out.splitlines()[1].split()[5:] == ["handoff", "node-b", "1m01s", "-", "-", "-"]
+
+
 @pytest.mark.parametrize(
     ("options", "count"),
     [
