@@ -350,7 +350,13 @@ class ClientConnection:
         runtime, route = self._runtime, self._route
         assert route is not None
         connection = self._connection(endpoint, local=True)
-        if may_hand_off(runtime, route, self._request, self._handshake, self._client):
+        try:
+            hand_off = may_hand_off(runtime, route, self._request, self._handshake, self._client)
+        except Exception:
+            service.close()
+            runtime.slots.give_back(endpoint.uid, route.service.service)
+            raise
+        if hand_off:
             self._hand_off(connection, service)
             return
         if not self._end(ReplyCode.OK):
@@ -360,18 +366,23 @@ class ClientConnection:
         runtime.opened(connection, self._balancer)
         book: Booking = partial(runtime.closed, connection, self._balancer)
         try:
-            client, book = self._filtered(connection, book)
             early, idle = self._handshake.trailing_data, route.idle_timeout
+            client, book = self._filtered(connection, book)
             connection.relay = relay_plain(runtime.reactor, client, service, early=early, idle_timeout=idle, on_close=book)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - the kernel's refusal, or a handshake plugin's mistake: no slot may stay taken
             service.close()
             self._not_relayed(book, error)
 
-    def _not_relayed(self, book: Booking, error: OSError) -> None:
-        """The kernel has no descriptor or memory left for a connection that was just established: end it, and say so."""
-        logger.error("connection %s is cut: %s: raise the agent's limit of open files", self._id.hex(), error.strerror)
+    def _not_relayed(self, book: Booking, error: Exception) -> None:
+        """A connection that was just established cannot go on: end it, and say why."""
+        if isinstance(error, OSError):
+            why = f"{error.strerror}"
+            logger.error("connection %s is cut: %s: raise the agent's limit of open files", self._id.hex(), why)
+        else:
+            why = f"internal error: {type(error).__name__}"
+            logger.error("connection %s is cut: its handshake plugin failed", self._id.hex(), exc_info=error)
         self._client.close()
-        book(RelayResult("error", f"cannot be relayed: {error.strerror}", "agent", 0, 0))
+        book(RelayResult("error", f"cannot be relayed: {why}", "agent", 0, 0))
 
     def _hand_off(self, connection: Connection, service: socket.socket) -> None:
         """Send the service's socket to the client and keep the connection it asked on as the lease."""
@@ -419,16 +430,14 @@ class ClientConnection:
         runtime.opened(connection, self._balancer)
         book: Booking = partial(runtime.closed, connection, self._balancer)
         try:
+            early, idle = self._handshake.trailing_data, route.idle_timeout
             client, book = self._filtered(connection, book)
-        except OSError as error:
-            session.abort("the client's agent has no descriptor left")
+            on_close = partial(self._tunnel_closed, tunnels, session, book)
+            connection.relay = session.relay(client, early=early, idle_timeout=idle, on_close=on_close)
+        except Exception as error:  # noqa: BLE001 - the kernel's refusal, or a handshake plugin's mistake: nothing may stay open
+            session.abort("the client's agent cannot relay it")
             tunnels.discard(session)
             self._not_relayed(book, error)
-            return
-        on_close = partial(self._tunnel_closed, tunnels, session, book)
-        connection.relay = session.relay(
-            client, early=self._handshake.trailing_data, idle_timeout=route.idle_timeout, on_close=on_close
-        )
 
     @staticmethod
     def _tunnel_closed(

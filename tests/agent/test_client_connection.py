@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from meshless_core.config import Seconds
-from meshless_core.types import AuthorizationRequest, Decision, ReplyCode, Verdict
+from meshless_core.hookspecs import HandshakeRequest, ReplyDetails
+from meshless_core.types import AuthorizationRequest, Decision, ReplyCode, ServiceId, Verdict
 
 MakeMesh = Callable[..., Awaitable[Any]]
 
@@ -91,3 +92,57 @@ async def test_the_deadline_counts_while_authorizers_think(make_mesh: MakeMesh) 
         assert await mesh.refusal() is ReplyCode.TIMEOUT
     assert mesh.agents["node-a"].runtime.establishing == 0
     gate.open.set()
+
+
+class Handshake:
+    """One byte asks for the cart; its properties may fail."""
+
+    failing = ""
+
+    @property
+    def trailing_data(self) -> bytes:
+        return self._answer("trailing_data", b"")
+
+    @property
+    def filtering(self) -> bool:
+        return self._answer("filtering", True)
+
+    def _answer(self, name: str, value: Any) -> Any:
+        if name == self.failing:
+            raise RuntimeError(f"{name} is broken")
+        return value
+
+    def receive_data(self, data: bytes) -> HandshakeRequest:
+        return HandshakeRequest(ServiceId("http", "cart", "shop"), accepts_descriptor=self.failing == "trailing_data")
+
+    def reply(self, code: ReplyCode, text: str = "", details: ReplyDetails | None = None) -> bytes:
+        return bytes((1, code))
+
+    def notice(self, kind: str, text: str = "") -> bytes:
+        return b""
+
+    def filter_data(self, data: bytes) -> bytes:
+        return data
+
+
+@BOTH
+@pytest.mark.parametrize("failing", ["trailing_data", "filtering"])
+async def test_a_handshake_that_fails_at_the_end_leaves_no_slot_and_no_connection(
+    make_mesh: MakeMesh, node: str, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handshake, "failing", failing)
+    mesh = await make_mesh(cart_on=node)
+    for agent in mesh.agents.values():
+        agent.runtime.handshakes[0x7F] = Handshake
+    with _full(mesh.server_path()) as listener:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                listener.accept()[0].close()
+        client = await mesh.open(request=b"\x7f")
+        await mesh.verdict(client)
+        async with asyncio.timeout(5):
+            assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+            runtimes = [agent.runtime for agent in mesh.agents.values()]
+            while any(len(runtime.slots) + len(runtime.connections) for runtime in runtimes):
+                await asyncio.sleep(0.005)
+        client.close()
