@@ -180,14 +180,18 @@ class Agent:
             if isinstance(connection.relay, Lease):
                 connection.relay.drain("the agent is shutting down")
                 connection.relay.let_go()
-        live = len(self.runtime.connections)
+        self.runtime.requesting.turn_away()
+        live = len(self.runtime.connections) + len(self.runtime.connecting)
         timeout = float(self._settings.drain_timeout)
         if live and timeout > 0:
             logger.info("draining: %d connections have %g s", live, timeout)
             try:
-                await asyncio.wait_for(self.runtime.connections.wait_empty(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self.runtime.connecting.wait_empty()  # first, since they become connections
+                    await self.runtime.connections.wait_empty()
             except TimeoutError:
                 logger.warning("draining: %d connections did not end in time and are cut", len(self.runtime.connections))
+        self.runtime.connecting.turn_away()
         for connection in self.runtime.connections:
             if connection.relay is not None:
                 connection.relay.abort("the agent is shutting down")
@@ -197,6 +201,8 @@ class Agent:
         self.runtime.draining = True
         await self.socketd.stop()
         self._clients.stop()
+        self.runtime.requesting.turn_away()
+        self.runtime.connecting.turn_away()
         for connection in self.runtime.connections:
             if isinstance(connection.relay, Lease):
                 connection.relay.drain("the agent is shutting down")

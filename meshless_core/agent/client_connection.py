@@ -479,6 +479,10 @@ class ClientConnection:
         self._release()
         self._client.close()
 
+    def turn_away(self) -> None:
+        """Give up on this client because the agent stops."""
+        self._refuse(ReplyCode.DRAINING, "agent", "this agent is shutting down")
+
     def failed(self, error: Exception) -> None:
         """Give up on this client because of a bug."""
         logger.error("connection %s to %s failed", self._id.hex(), self._request.service_id, exc_info=error)
@@ -527,10 +531,12 @@ class ClientConnection:
             self._opening = None
         if self._watched:
             self._runtime.reactor.remove(self._client.fileno())
+            self._runtime.connecting.remove(self)
             self._watched = False
 
     def _wait(self) -> None:
         """From here on something else is waited for; notice if the client closes meanwhile."""
         if not self._watched:
             self._runtime.reactor.add(self._client.fileno(), _HANGUP_ONLY, self._on_hangup)
+            self._runtime.connecting.add(self)
             self._watched = True

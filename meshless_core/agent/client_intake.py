@@ -103,6 +103,11 @@ class ClientIntake:
             self._timer = self._runtime.loop.call_later(self._runtime.settings.handshake_timeout, self._handshake_expired)
             self._runtime.reactor.add(self._client.fileno(), select.EPOLLIN, self._on_readable, self._failed)
             self._watched = True
+            self._runtime.requesting.add(self)
+
+    def turn_away(self) -> None:
+        """Refuse an incomplete request because the agent stops."""
+        self._refuse(ReplyCode.DRAINING, "agent", "this agent is shutting down")
 
     def _handshake_expired(self) -> None:
         self._timer = None
@@ -124,6 +129,7 @@ class ClientIntake:
         """A handler raised, and was logged: a bug of ours. The reactor has dropped the client's descriptor already."""
         if self._watched:
             self._watched = False
+            self._runtime.requesting.remove(self)
             self._refuse(ReplyCode.INTERNAL_ERROR, "agent", "internal error; see the agent's log")
 
     def _gone(self, reason: str) -> None:
@@ -141,3 +147,4 @@ class ClientIntake:
         if self._watched:
             self._runtime.reactor.remove(self._client.fileno())
             self._watched = False
+            self._runtime.requesting.remove(self)

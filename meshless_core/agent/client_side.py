@@ -36,9 +36,12 @@ class ClientSide:
         self._listeners: dict[str, _PodListener] = {}
         self._waiting: dict[str, PodSockets] = {}
         self._open = False
+        self._stopped = False
 
     def add(self, pod: PodSockets) -> None:
-        """Accept connections of a pod, as soon as `open` was called."""
+        """Accept connections of a pod, as soon as `open` was called; after `stop` its connects wait for the next agent."""
+        if self._stopped:
+            return
         if self._open:
             self._listeners[pod.placement.uid] = _PodListener(self, pod)
         else:
@@ -59,7 +62,8 @@ class ClientSide:
             listener.stop()
 
     def stop(self) -> None:
-        """Stop accepting everywhere; connects wait in the listeners' backlogs for the next agent."""
+        """Stop accepting everywhere, for good; connects wait in the listeners' backlogs for the next agent."""
+        self._stopped = True
         for listener in self._listeners.values():
             listener.stop()
         self._listeners.clear()

@@ -15,6 +15,7 @@ from meshless_core.agent.connections import Connection, ConnectionIds, Connectio
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.service_socket import ServiceSockets
 from meshless_core.agent.slots import SlotCounter, Slots
+from meshless_core.agent.unanswered import Unanswered
 from meshless_core.config import AgentSettings
 from meshless_core.documents import PodPlacement
 from meshless_core.hookspecs import CanarySelector, HandshakeProtocol
@@ -76,6 +77,8 @@ class AgentRuntime:
         handshaking: connections whose request is not complete.
         workers: processes that accept from the same listeners, this one included.
         no_hand_off_until: until then every connection is relayed, in seconds of `time.monotonic()`.
+        requesting: clients that have not said everything yet.
+        connecting: clients whose connection is being made.
     """
 
     node: str
@@ -99,6 +102,8 @@ class AgentRuntime:
     handshaking: int = 0
     workers: int = 1
     no_hand_off_until: float = 0.0
+    requesting: Unanswered = attrs.field(factory=Unanswered)
+    connecting: Unanswered = attrs.field(factory=Unanswered)
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
 
     def spawn(self, coroutine: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
