@@ -209,8 +209,7 @@ class _Flow:
         if self.mask & _IN:
             return bool(events & (_IN | _GONE))
         if events & _GONE and not self.mask:
-            # Nothing is wanted of this end now, and a hang-up would be reported for ever. When it is to be read again (it may
-            # hold bytes), `watch` comes back to it.
+            # Nothing is wanted of this end now, and a hang-up would be reported for ever; `watch` comes back to it.
             self._relay.reactor.remove(self.fd)
             self.mask = _UNREGISTERED
             if self.eof and self.twin.mask != _UNREGISTERED:
@@ -385,9 +384,10 @@ class _PlainRelay:
         self._to_client = _Flow(self, "service", service, client, b"", may_splice=may_splice)
         self._to_service.twin = self._to_client
         self._to_client.twin = self._to_service
-        self._idle = IdleTimer(reactor.loop, idle_timeout, self, self._idle_too_long)
         self._to_service.watch()
         self._to_client.watch()
+        # Last: if the kernel does not watch an end there is no relay, and no timer may be left that ends it a second time.
+        self._idle = IdleTimer(reactor.loop, idle_timeout, self, self._idle_too_long)
 
     @property
     def bytes_to_service(self) -> int:
