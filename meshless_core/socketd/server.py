@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from meshless_core.documents import PodPlacement
 from meshless_core.errors import SocketDirectoryError
@@ -27,6 +27,8 @@ from meshless_core.types import MeshletRef, PodRef
 __all__ = ["PodParking", "SocketdServer"]
 
 logger = logging.getLogger(__name__)
+
+_ACCEPT_PAUSE_SECONDS: Final = 0.1
 
 
 class PodParking(Protocol):
@@ -157,7 +159,12 @@ class SocketdServer:
         assert self._listener is not None
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._listener)
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                logger.error("socketd %s cannot accept its agent: %s; trying again", self._node, error.strerror)
+                await asyncio.sleep(_ACCEPT_PAUSE_SECONDS)  # out of descriptors: the agent waits in the backlog
+                continue
             try:
                 _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
                 if uid not in self._uids:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -153,3 +155,30 @@ async def test_a_folder_left_behind_and_a_symlink_in_its_place_are_replaced(tmp_
     assert (outside / "keep").exists()
     assert (tmp_path / "pods" / "shop" / "web-0" / "client" / "meshless").is_socket()
     parked.close()
+
+
+async def test_without_descriptors_the_agent_waits_and_is_served_when_there_are_some(
+    server: SocketdServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    folder = os.open(tmp_path / "ctl", os.O_DIRECTORY | os.O_CLOEXEC)
+    early = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    fillers: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(folder))
+        early.connect(f"/proc/self/fd/{folder}/socketd.sock")
+        async with asyncio.timeout(5):
+            while "cannot accept its agent" not in caplog.text:
+                await asyncio.sleep(0.005)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in (*fillers, folder):
+            os.close(descriptor)
+        early.close()
+    async with asyncio.timeout(5):
+        agent = await _agent(tmp_path)
+    assert set(agent.pods) == {"uid-web"}
+    await agent.kill()
