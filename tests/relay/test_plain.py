@@ -423,10 +423,15 @@ async def test_sockets_the_kernel_does_not_watch_are_closed_and_reported(reactor
     near, _ = pair("unix")
     other, _ = pair("unix")
     reactor.add(other.fileno(), select.EPOLLIN, lambda _events: None)
+    told = []
     with pytest.raises(OSError, match="exists"):
-        relay_plain(reactor, near, other, idle_timeout=None, on_close=pytest.fail)
+        relay_plain(reactor, near, other, idle_timeout=0.01, on_close=told.append)
     assert near.fileno() == other.fileno() == -1
     assert len(reactor) == 0
+    later = reactor.loop.create_future()
+    reactor.loop.call_later(0.02, later.set_result, None)  # timers fire in order
+    await later
+    assert not told
 
 
 async def test_readers_that_never_read_cost_at_most_the_stated_bound_each(reactor, pair):
