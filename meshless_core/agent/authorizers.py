@@ -29,6 +29,10 @@ _T = TypeVar("_T")
 _RAISED: Final = (Exception, SystemExit, asyncio.CancelledError)
 """What counts as "the plugin raised", which means no: also an attempt to end the process, or the agent's task."""
 
+_MAX_BEHIND: Final = 1024
+"""Questions the authorizers' thread may have waiting; while there are more, the answer is no: one that blocks it for ever must
+not cost memory with every connection."""
+
 
 @attrs.frozen
 class PanelDecision:
@@ -51,6 +55,8 @@ class AuthorizerPanel:
         self._inline = [(name, one.authorize_inline) for name, one in authorizers if isinstance(one, InlineAuthorizer)]
         self._waiting = [(name, one) for name, one in authorizers if not isinstance(one, InlineAuthorizer)]
         self._timeout = timeout
+        self._asked = 0
+        self._looked_at = 0  # written by the authorizers' thread alone
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self.inline_only = not self._waiting
@@ -117,7 +123,7 @@ class AuthorizerPanel:
         answers = []
         for name, authorize in self._inline:
             try:
-                answer = authorize(request)
+                answer = _checked(name, authorize(request))
                 verdict = answer.verdict
             except _RAISED as error:
                 answer = _failed(name, request, error)
@@ -138,10 +144,21 @@ class AuthorizerPanel:
         answers += await asyncio.gather(*(self._ask_one(name, one, request) for name, one in self._waiting))
         return PanelDecision(combine(answers), tuple(answers))
 
+    def _look_at_one(self) -> None:
+        self._looked_at += 1
+
     async def _ask_one(self, name: str, one: Authorizer, request: AuthorizationRequest) -> Decision:
         if self._loop is None:
             return Decision(Verdict.DENY, name, f"authorizer {name} is not running")
+        if self._asked - self._looked_at >= _MAX_BEHIND:
+            return Decision(
+                Verdict.DENY,
+                name,
+                "the authorizers' thread is blocked: one of them waits without giving way; see the agent's log",
+            )
+        self._asked += 1
         future = asyncio.run_coroutine_threadsafe(_call(lambda: one.authorize(request)), self._loop)
+        self._loop.call_soon_threadsafe(self._look_at_one)
         try:
             answer: Decision = await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
             return _checked(name, answer)

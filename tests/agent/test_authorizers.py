@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from meshless_core.agent import authorizers
 from meshless_core.agent.authorizers import AuthorizerPanel
 from meshless_core.errors import PluginError
 from meshless_core.types import AuthorizationRequest, Decision, MeshletRef, ServiceId, Verdict
@@ -17,6 +18,7 @@ REQUEST = AuthorizationRequest(
 ALLOW = Decision(Verdict.ALLOW, "yes", "")
 DENY = Decision(Verdict.DENY, "no", "")
 ABSTAIN = Decision(Verdict.ABSTAIN, "maybe", "")
+TYPO = Decision("deny", "typo", "")  # type: ignore[arg-type] # the mistake under test
 
 
 class Inline:
@@ -65,14 +67,14 @@ async def test_deny_wins_over_allow_in_either_order(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [Inline, Waiting])
-@pytest.mark.parametrize("answer", [RuntimeError("broken"), None, True, "allow"], ids=repr)
+@pytest.mark.parametrize("answer", [RuntimeError("broken"), None, True, "allow", TYPO], ids=repr)
 async def test_raising_or_nonsense_is_a_no_that_names_the_plugin(kind: Any, answer: Any) -> None:
     decision = await _decide(Inline(ALLOW), kind(answer))
     assert decision.verdict is Verdict.DENY
     assert "plugin1" in decision.reason
 
 
-@pytest.mark.parametrize("answer", [RuntimeError("broken"), None, True, "allow"], ids=repr)
+@pytest.mark.parametrize("answer", [RuntimeError("broken"), None, True, "allow", TYPO], ids=repr)
 def test_inline_alone_fails_closed_too(answer: Any) -> None:
     panel = AuthorizerPanel([("good", Inline(ALLOW)), ("bad", Inline(answer))], timeout=1)
     assert panel.ask_inline(REQUEST).verdict is Verdict.DENY
@@ -105,6 +107,30 @@ async def test_one_that_blocks_its_thread_stops_neither_the_loop_nor_the_panel()
     assert time.monotonic() - began < 5, "the event loop was not held up"
     release.set()
     await panel.stop()
+
+
+async def test_while_one_blocks_the_thread_questions_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authorizers, "_MAX_BEHIND", 3)
+    release = threading.Event()
+
+    class Blocking:
+        async def authorize(self, _request: AuthorizationRequest) -> Decision:
+            release.wait(10)
+            return ALLOW
+
+    panel = AuthorizerPanel([("blocking", Blocking())], timeout=0.05)
+    await panel.start()
+    try:
+        reasons = [(await panel.ask(REQUEST)).final.reason for _ in range(10)]
+        assert "did not answer" in reasons[0]
+        assert all("thread is blocked" in reason for reason in reasons[5:])
+        release.set()
+        async with asyncio.timeout(5):
+            while (await panel.ask(REQUEST)).final.verdict is not Verdict.ALLOW:
+                await asyncio.sleep(0)
+    finally:
+        release.set()
+        await panel.stop()
 
 
 async def test_authorizers_that_wait_live_on_a_thread_of_their_own() -> None:
