@@ -117,13 +117,17 @@ class Lease:
 
     def _notify(self, kind: str, text: str) -> None:
         """Say it once, if the client takes it: nothing is owed to one that is gone or that does not read."""
-        notice = self._handshake.notice(kind, text)
         try:
+            notice = self._handshake.notice(kind, text)
             taken = self._client.send(notice) == len(notice)
         except BlockingIOError:
             taken = False
         except OSError as error:
             logger.debug("connection %s: %s notice not sent: %s", self._id.hex(), kind, error.strerror)
+            return
+        except Exception:
+            # who tells us to go on, or to stop, tells others after us
+            logger.exception("connection %s: the handshake plugin failed to say a %s notice", self._id.hex(), kind)
             return
         if not taken:
             logger.warning("connection %s: the client does not read the notices on its lease", self._id.hex())

@@ -275,3 +275,17 @@ async def test_a_lease_the_kernel_does_not_watch_leaves_nothing_open(make: Calla
     with client, server, socket.socket(fileno=watched):
         assert server.recv(1) == b"", "cut for everybody"
         assert client.recv(1) == b""
+
+
+async def test_a_handshake_that_cannot_say_a_notice_revokes_all_the_same_and_stops_nobody(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_self: ServerHandshake, kind: str, text: str = "") -> bytes:
+        raise RuntimeError(kind + text)
+
+    monkeypatch.setattr(ServerHandshake, "notice", broken)
+    scene = make(patience=0.01)
+    scene.lease.drain("finish")
+    scene.lease.abort("no longer allowed")
+    assert (await scene.result()).outcome == "aborted"
+    assert caplog.text.count("failed to say a") == 2
