@@ -74,16 +74,17 @@ class InboundTunnels:
         self._crowded_out = 0
         self._crowd_logged = float("-inf")
         self._peers: dict[FramedSession, _Peer] = {}
+        self._idle: dict[_Peer, None] = {}  # the one that is idle the longest first
 
     @property
     def idle(self) -> int:
         """Sessions without a connection."""
-        return sum(session.state == "idle" for session in self._peers)
+        return len(self._idle)
 
     @property
     def active(self) -> int:
         """Sessions with a connection, or opening one."""
-        return len(self._peers) - self.idle
+        return len(self._peers) - len(self._idle)
 
     @property
     def authenticating(self) -> int:
@@ -110,8 +111,8 @@ class InboundTunnels:
 
     def flush(self) -> None:
         """Close idle sessions whose credentials are no longer current; ones in use end after their connection."""
-        for peer in list(self._peers.values()):
-            if peer.session.state == "idle" and not self._is_current(peer.session):
+        for peer in list(self._idle):
+            if not self._is_current(peer.session):
                 self._drop(peer)
 
     def close(self) -> None:
@@ -192,11 +193,23 @@ class InboundTunnels:
         peer = self._peers[session] = _Peer(session, address, self._runtime.loop.time())
         session.on_lost = partial(self._lost, peer)
         session.serve(partial(self._opened, peer))
+        self._rest(peer)
+
+    def _rest(self, peer: _Peer) -> None:
+        """The session has no connection now. An agent may hold leaves and still mean harm: idle sessions are bounded too."""
+        peer.idle_since = self._runtime.loop.time()
+        self._idle.pop(peer, None)
+        self._idle[peer] = None
+        if len(self._idle) > self._runtime.settings.max_tunnels_idle:
+            oldest = next(iter(self._idle))
+            logger.debug("idle tunnel session from %s is closed for a newer one", oldest.session.stream.peer)
+            self._drop(oldest)
 
     # --- connections -------------------------------------------------------------------------------------------------
 
     def _opened(self, peer: _Peer, request: OpenRequest) -> None:
         runtime, stream = self._runtime, peer.session.stream
+        self._idle.pop(peer, None)
         started = time.monotonic()
         if time.time() >= stream.expires:
             # An honest agent has renewed its leaf long ago: it takes a fresh session, which it would have needed anyway.
@@ -278,9 +291,10 @@ class InboundTunnels:
 
     def _closed(self, peer: _Peer, connection: Connection, result: RelayResult, reusable: bool) -> None:
         self._runtime.closed(connection, None, result)
-        peer.idle_since = self._runtime.loop.time()
         if not reusable or not self._is_current(peer.session):
             self._drop(peer)
+        else:
+            self._rest(peer)
 
     def _refuse(self, peer: _Peer, request: OpenRequest, refusal: Refusal) -> None:
         runtime, source = self._runtime, peer.session.stream.peer.ref
@@ -296,8 +310,10 @@ class InboundTunnels:
             refusal.policy,
             refusal.reason,
         )
-        peer.idle_since = runtime.loop.time()
+        peer.opening = None
         peer.session.reply(OpenReply(refusal.code, refusal.reason[:256]))
+        if peer.session in self._peers:
+            self._rest(peer)
 
     # --- end ---------------------------------------------------------------------------------------------------------
 
@@ -313,6 +329,7 @@ class InboundTunnels:
 
     def _drop(self, peer: _Peer) -> None:
         self._peers.pop(peer.session, None)
+        self._idle.pop(peer, None)
         if peer.opening is not None:
             peer.opening.cancel()
             peer.opening = None
@@ -322,9 +339,10 @@ class InboundTunnels:
         runtime = self._runtime
         limit = 2 * runtime.settings.tunnel_idle
         now = runtime.loop.time()
-        for peer in list(self._peers.values()):
-            if peer.session.state == "idle" and now - peer.idle_since >= limit:
-                self._drop(peer)
+        for peer in list(self._idle):
+            if now - peer.idle_since < limit:
+                break
+            self._drop(peer)
         self._sweeper = runtime.loop.call_later(runtime.settings.tunnel_idle, self._sweep)
 
 

@@ -131,8 +131,8 @@ class AgentSettings:
     )
     max_handshakes_per_pod: int = _setting(
         256,
-        "Number of connections. Default 256. Connections of one pod whose request is not complete; more get OVERLOADED. One pod "
-        "cannot use up max_connections, or another pod's share, with requests it never completes.",
+        "Number of connections. Default 256. Connections of one pod whose request is not complete; more get OVERLOADED. One "
+        "pod cannot use up max_connections, or another pod's share, with requests it never completes.",
         _at_least(1),
     )
     max_tunnels_unauthenticated: int = _setting(
@@ -140,6 +140,13 @@ class AgentSettings:
         "Number of connections. Default 256. Connections from other agents, or from whoever reaches the port, that have not "
         "yet proven an identity; for each one more the oldest is closed, so that a flood locks nobody out. Bounds memory "
         "before anybody is known.",
+        _at_least(1),
+    )
+    max_tunnels_idle: int = _setting(
+        1024,
+        "Number of sessions. Default 1024. Secure sessions of other agents that carry no connection now; for each one more the "
+        "longest idle is closed, and its agent makes another when it needs one. Each costs some 30 KB; bounds what an agent "
+        "can take that has proven an identity.",
         _at_least(1),
     )
     drain_timeout: Seconds = _setting(
@@ -184,7 +191,7 @@ class AgentSettings:
     workers: int = _setting(
         1,
         "Number of processes. Default 1. One process moves bytes on one core; with more, each is a whole agent that accepts "
-        "from the same pods and the same tunnel port; max_connections, max_handshakes_per_pod and max_tunnels_unauthenticated are "
+        "from the same pods and the same tunnel port; max_connections, max_handshakes_per_pod and max_tunnels_* are "
         "divided among them. At most the number of cores that the node can spare; each costs some memory.",
         _at_least(1),
     )

@@ -40,6 +40,7 @@ def worker_settings(settings: AgentSettings, index: int) -> AgentSettings:
         max_connections=share(settings.max_connections),
         max_handshakes_per_pod=share(settings.max_handshakes_per_pod),
         max_tunnels_unauthenticated=share(settings.max_tunnels_unauthenticated),
+        max_tunnels_idle=share(settings.max_tunnels_idle),
         state_dir=str(worker_directory(settings.state_dir, index)),
         admin=None,
     )
