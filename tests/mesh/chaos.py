@@ -45,6 +45,9 @@ agent: {handshake_timeout: 1s, tunnel_idle: 2s}
 NODE_OF = {"cart-near": "node-a", "cart-v1": "node-b", "cart-v2": "node-c", "bank": "node-c"}
 """Deployment -> node."""
 
+_HTTP_MALFORMED = b"HTTP/1.1 400"
+"""How the code MALFORMED_REQUEST begins in the words of `handshake_http`."""
+
 _MESHLETS = """
 apiVersion: meshless.dev/v1
 kind: Meshlet
@@ -255,10 +258,11 @@ class Storm:
         """Not a request at all."""
         attempt = self._attempt("", chance.choice(["web-0", "web-1"]), "knock")
         request = chance.choice([b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00", b"\x01\x03a.b", b"\xff" * 300])
+        enough = len(_HTTP_MALFORMED) if request.startswith(b"GET") else 2  # each protocol refuses in its own words
         with self._judged(attempt), self._raw(attempt, request) as end:
             reply = b""
             with contextlib.suppress(ConnectionResetError):
-                while part := read(end, 2 - len(reply)):
+                while part := read(end, enough - len(reply)):
                     reply += part
             attempt.result = _name_of(reply)
 
@@ -428,5 +432,7 @@ def _name_of(reply: bytes) -> str:
     """The name of a raw reply's code."""
     if len(reply) < 2:
         return "silent" if not reply else f"wrong: half a reply {reply!r}"
+    if reply == _HTTP_MALFORMED:
+        return meshless_sdk.MalformedRequest.name
     names = {cls.code: cls.name for cls in meshless_sdk.ConnectError.__subclasses__()}
     return names.get(reply[1], f"wrong: reply {reply!r}")

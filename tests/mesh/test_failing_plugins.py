@@ -47,6 +47,9 @@ def meshless_register_authorizer():
 '''
 MOODS = ("raise", "exit", "cancel", "hang", "block", "nonsense", "late")
 
+HANDSHAKES = [name for name in DEFAULT_PLUGINS if name.startswith("handshake_")]
+"""The one kind of which the default set has several: a mesh works without any one of them, but not without all."""
+
 OBJECTS = """
 apiVersion: meshless.dev/v1
 kind: Meshlet
@@ -149,12 +152,20 @@ def start(folder: Path, config: str, site: Path | None = None) -> tuple[int, str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEFAULT_PLUGINS)
+@pytest.mark.parametrize("name", [name for name in DEFAULT_PLUGINS if name not in HANDSHAKES])
 def test_a_plugin_taken_out_of_the_configuration_is_named_with_the_line_to_add(tmp_path: Path, name: str) -> None:
     code, text = start(tmp_path, plugins(*(plugin for plugin in DEFAULT_PLUGINS if plugin != name)))
     assert code == 1
     assert name in text
     assert "add" in text
+
+
+@pytest.mark.slow
+def test_without_any_handshake_the_usual_one_is_named_with_the_line_to_add(tmp_path: Path) -> None:
+    code, text = start(tmp_path, plugins(*(plugin for plugin in DEFAULT_PLUGINS if plugin not in HANDSHAKES)))
+    assert code == 1
+    assert "no handshake plugin is enabled" in text
+    assert "add one, for example `handshake_v1: {}`" in text
 
 
 @pytest.mark.slow
