@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -14,6 +15,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import attrs
 import click
@@ -111,7 +113,7 @@ class _Run:
 
     def agent(self, place: WorkerPlace | None = None) -> None:
         """A whole agent in this process, until it is told to stop."""
-        with _access_log(self.access_log, shared=place is not None) as log:
+        with _access_log(self.access_log) as log:
             asyncio.run(_run(self, log, place))
 
     def workers(self, pid_file: str | None) -> int:
@@ -215,32 +217,36 @@ def _nothing() -> None:
 
 
 @contextlib.contextmanager
-def _access_log(where: str, *, shared: bool) -> Iterator[_AccessLogFile | None]:
+def _access_log(where: str) -> Iterator[_AccessLogFile | None]:
     if where == "off":
         yield None
         return
-    log = _AccessLogFile(None if where == "-" else where, shared=shared)
+    log = _AccessLogFile(None if where == "-" else where)
     try:
         yield log
     finally:
         log.close()
 
 
+_PATIENCE_MS: Final = 20
+"""How long a reader of the access log may keep the agent waiting; then what is not written is lost, and counted."""
+
+
 class _AccessLogFile:
     """A file that is only appended to, and opened again on request: for log rotation. Or standard output.
 
     Each write is one system call on a descriptor opened for appending, so that the lines of several workers never mix. A pipe
-    keeps only `PIPE_BUF` bytes together: when it is shared, lines go there in pieces of that size.
+    keeps only `PIPE_BUF` bytes together, so lines go there in pieces of that size; and a piece is only written if there is room
+    for it: whoever reads the log must not be able to stop every connection of the node by reading slowly.
 
     Args:
         path: the file; None for standard output.
-        shared: whether other processes write there too.
     """
 
-    def __init__(self, path: str | None, *, shared: bool) -> None:
+    def __init__(self, path: str | None) -> None:
         self._path = path
         self._descriptor = sys.stdout.fileno() if path is None else self._open(path)
-        self._piece = select.PIPE_BUF if shared and not stat.S_ISREG(os.fstat(self._descriptor).st_mode) else None
+        self._is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
     def _open(self, path: str) -> int:
         try:
@@ -255,10 +261,18 @@ class _AccessLogFile:
             OSError: not everything could be written.
         """
         data = text.encode()
-        for piece in [data] if self._piece is None else _whole_lines(data, self._piece):
+        for piece in [data] if self._is_file else _whole_lines(data, select.PIPE_BUF):
+            if not self._is_file:
+                self._insist_on_room()
             rest = memoryview(piece)
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
+
+    def _insist_on_room(self) -> None:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        if not poll.poll(_PATIENCE_MS):
+            raise BlockingIOError(errno.EAGAIN, "it is not read fast enough")
 
     def reopen(self) -> None:
         """Open the path again, after somebody moved the file away. Without success the old one stays, and that is logged."""
