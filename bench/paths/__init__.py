@@ -19,6 +19,7 @@ ALL_PATHS: tuple[Path, ...] = (
     HaproxyPath("haproxy-splice", threads=1, splice=True),
     NginxPath("nginx"),
     MeshlessPath("meshless", nodes=1),
+    MeshlessPath("meshless-workers", nodes=1, workers=2, in_quick=False),
     MeshlessPath("meshless-handoff", nodes=1, hand_off=True),
     HaproxyTlsPath("haproxy-tls", threads=1),
     HaproxyTlsPath("haproxy-tls-threads", threads=None),

@@ -60,6 +60,7 @@ class MeshlessPath:
     name: str
     nodes: int
     hand_off: bool = False
+    workers: int = 1
     in_quick: bool = True
 
     @property
@@ -75,6 +76,8 @@ class MeshlessPath:
         if self.hand_off:
             return "Meshless, one agent that hands the service's socket to the client (handshake version 2)"
         agents = "one agent" if self.nodes == 1 else "two agents"
+        if self.workers > 1:
+            return f"Meshless, {agents} with {self.workers} workers each, with handshake, decisions and access log"
         return f"Meshless, {agents}, default configuration, with handshake, decisions and access log"
 
     def start(self, stage: Stage) -> Route:
@@ -87,7 +90,12 @@ class MeshlessPath:
         near_node, far_node = "a", "a" if self.nodes == 1 else "b"
         mesh, run = stage.folder / "mesh.yaml", stage.folder / "run"
         mesh.write_text(_MESH.format(near_node=near_node, far_node=far_node))
-        dev = stage.start_proxy("meshless-dev", [str(program), "dev", str(mesh), "--run-dir", str(run)])
+        command = [str(program), "dev", str(mesh), "--run-dir", str(run)]
+        if self.workers > 1:
+            config = stage.folder / "meshless.yaml"
+            config.write_text(f"agent: {{workers: {self.workers}}}\n")
+            command += ["--config", str(config)]
+        dev = stage.start_proxy("meshless-dev", command)
         _wait_until_ready(dev)
         stage.start_server(f"unix:{run}/pods/bench/far/server/any")
         agents = {f"agent {node}": _agent_pid(run, node, dev) for node in dict.fromkeys((near_node, far_node))}

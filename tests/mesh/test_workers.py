@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import meshless_sdk
@@ -35,10 +36,18 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 def left_alone(mesh: RunningMesh) -> Iterator[None]:
     """Each test begins and ends with two ready workers per agent and no connection."""
     for node in NODES:
-        until(lambda node=node: mesh.agent(node).ready, f"{node} is ready")
+        until(partial(_is_ready, mesh.agent(node)), f"{node} is ready")
     yield
     for node in NODES:
-        until(lambda node=node: not mesh.agent(node).connections(), f"{node} has no connection left")
+        until(partial(_is_idle, mesh.agent(node)), f"{node} has no connection left")
+
+
+def _is_ready(agent: AgentView) -> bool:
+    return agent.ready
+
+
+def _is_idle(agent: AgentView) -> bool:
+    return not agent.connections()
 
 
 def workers(agent: AgentView) -> list[dict[str, Any]]:
