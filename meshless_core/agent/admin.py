@@ -121,7 +121,10 @@ class AdminServer:
             if self._clients <= _MAX_CLIENTS:
                 async with asyncio.timeout(_REQUEST_SECONDS):
                     await self._exchange(reader, writer)
-        except (OSError, TimeoutError, h11.ProtocolError) as error:
+        except TimeoutError:
+            logger.debug("admin connection ended: it took more than %g s", _REQUEST_SECONDS)
+            writer.transport.abort()  # closing would wait, with the answer in memory, for a client that does not read
+        except (OSError, h11.ProtocolError) as error:
             logger.debug("admin connection ended: %s", error)
         finally:
             self._clients -= 1

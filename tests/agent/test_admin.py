@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from meshless_core.agent import admin
 from meshless_core.agent.admin import AdminServer, Answer
 from meshless_core.errors import ConfigError
 
@@ -53,3 +55,31 @@ async def test_a_socket_that_cannot_be_bound_is_a_problem_of_the_setting(tmp_pat
     (tmp_path / "admin.sock").mkdir()
     with pytest.raises(ConfigError, match=r"\$\.agent\.admin: cannot listen on"):
         await AdminServer(f"unix:{tmp_path}/admin.sock", {}).start()
+
+
+async def test_a_client_that_does_not_read_is_cut_and_its_answer_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "_REQUEST_SECONDS", 0.05)
+    size = 8 * 1024 * 1024
+    done = asyncio.Event()
+
+    async def much(_query: Mapping[str, str]) -> Answer:
+        done.set()
+        return Answer(200, bytes(size))
+
+    server = AdminServer(f"unix:{tmp_path / 'admin.sock'}", {"/much": much})
+    await server.start()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "admin.sock"))
+        client.sendall(b"GET /much HTTP/1.1\r\nHost: agent\r\n\r\n")
+        async with asyncio.timeout(5):
+            await done.wait()
+            while server._clients:
+                await asyncio.sleep(0.005)
+        client.settimeout(5)
+        got = 0
+        while data := await asyncio.to_thread(client.recv, 1 << 20):
+            got += len(data)
+    assert got < size
+    await server.stop()
