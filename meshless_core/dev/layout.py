@@ -131,7 +131,8 @@ class RunLayout:
         directory = self.directory
         try:
             self._made = not directory.exists()
-            directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+            # Ours alone: who reaches a pod's socket is that pod, and other users of the machine are none of them.
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             marker = directory / _MARKER
             if not marker.exists() and any(directory.iterdir()):
                 raise self._problem("is not empty and no run directory of a dev mesh: choose another --run-dir")

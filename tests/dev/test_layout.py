@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def test_a_new_folder_is_made_marked_and_removed_again(tmp_path: Path) -> None:
     run.acquire()
     assert [entry.name for entry in run.directory.iterdir()] == ["meshless-dev.json"]
     assert json.loads((run.directory / "meshless-dev.json").read_text()) == {"pid": os.getpid()}
+    assert stat.S_IMODE(run.directory.stat().st_mode) == 0o700, "who reaches a pod's socket is that pod"
     run.bus.mkdir()
     (run.bus / "document.json").write_text("{}")
     run.release()
