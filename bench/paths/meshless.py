@@ -77,7 +77,7 @@ class MeshlessPath:
             return "Meshless, one agent that hands the service's socket to the client (handshake version 2)"
         agents = "one agent" if self.nodes == 1 else "two agents"
         if self.workers > 1:
-            return f"Meshless, {agents} with {self.workers} workers each, with handshake, decisions and access log"
+            return f"Meshless, {agents}, {self.workers} workers per agent, with handshake, decisions and access log"
         return f"Meshless, {agents}, default configuration, with handshake, decisions and access log"
 
     def start(self, stage: Stage) -> Route:

@@ -19,12 +19,13 @@ def _render() -> str:
         if not metric.help:
             raise GenerationError(f"metric {metric.name} has no help text")
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
-        rows.append((f"`{exported_name(metric)}`", metric.type, labels, metric.help))
+        rows.append((f"`{exported_name(metric)}`", metric.type, labels, metric.of_workers, metric.help))
     introduction = (
         "What an agent exports on `/metrics` of its admin socket or port (setting `agent.admin`), in the Prometheus text "
-        "format. No label holds a pod, an address or text that a peer chose."
+        "format. No label holds a pod, an address or text that a peer chose. With several workers (`agent.workers`) the node's "
+        "value is their sum, or the highest or lowest of theirs, as the column *of workers* says."
     )
-    header = ("metric", "type", "labels", "meaning")
+    header = ("metric", "type", "labels", "of workers", "meaning")
     return titled("Metrics", "meshless_core/agent/metrics.py", introduction, [table(header, rows)])
 
 
