@@ -16,7 +16,8 @@ __all__ = ["close_after_reply", "record_refusal", "retry_after", "send_reply"]
 
 logger = logging.getLogger(__name__)
 
-_DRAIN_BYTES: Final = 16 * 1024
+_DRAIN_BYTES: Final = 64 * 1024
+_MOST_DRAINS: Final = 8  # two socket buffers
 
 _RETRY_AFTER: Final = {
     ReplyCode.DRAINING: 0.0,  # the next agent takes over the listener
@@ -68,7 +69,10 @@ def send_reply(
 def close_after_reply(client: socket.socket) -> None:
     """Close so that the client reads the reply and then end-of-file, not a reset, although it may have sent more."""
     with contextlib.suppress(OSError):
-        client.recv(_DRAIN_BYTES)
+        client.shutdown(socket.SHUT_RD)  # it sends no more from here on
+        for _ in range(_MOST_DRAINS):
+            if len(client.recv(_DRAIN_BYTES)) < _DRAIN_BYTES:
+                break
     client.close()
 
 

@@ -146,3 +146,13 @@ async def test_a_handshake_that_fails_at_the_end_leaves_no_slot_and_no_connectio
             while any(len(runtime.slots) + len(runtime.connections) for runtime in runtimes):
                 await asyncio.sleep(0.005)
         client.close()
+
+
+async def test_a_refused_client_that_has_sent_much_already_reads_its_reply_and_then_the_end(make_mesh: MakeMesh) -> None:
+    mesh = await make_mesh()
+    client = await mesh.open(request=b"")
+    sent = client.send(b"\x01\x0ehttp.cart.shop" + bytes(1 << 20))
+    assert sent > 100_000, "as much as the socket takes"
+    assert await mesh.verdict(client) is ReplyCode.SERVICE_REFUSED
+    assert await asyncio.get_running_loop().sock_recv(client, 1) == b"", "not a reset"
+    client.close()
