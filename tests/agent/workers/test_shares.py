@@ -30,7 +30,13 @@ def test_all_other_settings_are_the_agents() -> None:
         for field in attrs.fields(AgentSettings)
         if getattr(settings, field.name) != getattr(worker_settings(settings, 0), field.name)
     }
-    assert changed == {"max_connections", "max_handshakes_per_pod", "max_tunnels_unauthenticated", "max_tunnels_idle", "state_dir"}
+    assert changed == {
+        "max_connections",
+        "max_handshakes_per_pod",
+        "max_tunnels_unauthenticated",
+        "max_tunnels_idle",
+        "state_dir",
+    }
 
 
 def test_a_workers_files_are_in_its_own_folder() -> None:
