@@ -14,19 +14,19 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
-from functools import lru_cache, partial, wraps
-from typing import Final, ParamSpec, Protocol
+from functools import partial
+from typing import Final
 
 from meshless_core.agent.admission import Admission, Admitted
+from meshless_core.agent.care import guarded
 from meshless_core.agent.client_reply import close_after_reply, record_refusal, retry_after, send_reply
 from meshless_core.agent.connections import Connection
 from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, Introduction, deliver
-from meshless_core.agent.filtering import Booking, Filter
+from meshless_core.agent.entrance import Entrance
+from meshless_core.agent.filtering import Booking, Filter, has_filter
 from meshless_core.agent.hand_off import give_descriptor, may_hand_off
 from meshless_core.agent.lease import Lease
 from meshless_core.agent.outbound import OutboundTunnels, TunnelOpening
-from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.hookspecs import (
     CanaryRequest,
     FilteringHandshake,
@@ -36,63 +36,21 @@ from meshless_core.hookspecs import (
 )
 from meshless_core.relay import FramedSession, RelayResult, relay_plain
 from meshless_core.routing import Attempts, Balancer, Refusal, Route, RoutingTable, attempts
-from meshless_core.socketd import PodSockets
 from meshless_core.tunnel import OpenReply, OpenRequest
 from meshless_core.types import Endpoint, Identity, ReplyCode
 
-__all__ = ["ClientConnection", "Entrance"]
+__all__ = ["ClientConnection"]
 
 logger = logging.getLogger(__name__)
-
-_P = ParamSpec("_P")
 
 _HANGUP_ONLY: Final = 0  # EPOLLHUP and EPOLLERR are always reported
 _EJECTS: Final = frozenset({ReplyCode.TUNNEL_FAILED, ReplyCode.SERVICE_REFUSED, ReplyCode.TIMEOUT, ReplyCode.INTERNAL_ERROR})
 _FINAL: Final = frozenset({ReplyCode.ACCESS_DENIED, ReplyCode.SERVICE_NOT_FOUND})
 
 
-@lru_cache(maxsize=64)
-def _filters(handshake: type) -> bool:
-    """Whether a handshake's class has a filter; remembered, since asking a Protocol costs microseconds."""
-    return hasattr(handshake, "filter_data")
-
-
 def _cut(connection: Connection, reason: str) -> None:
     if connection.relay is not None:
         connection.relay.abort(reason)
-
-
-def _guarded(method: Callable[_P, None]) -> Callable[_P, None]:
-    """For methods of `ClientConnection`: a bug of ours on the way costs this client its connection, with INTERNAL_ERROR."""
-
-    @wraps(method)
-    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
-            method(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - logged with the connection's id, and answered
-            connection = args[0]
-            assert isinstance(connection, ClientConnection)
-            connection.failed(error)
-
-    return guarded
-
-
-class Entrance(Protocol):
-    """Where a client came in: the listener that is its identity.
-
-    Attributes:
-        runtime: the agent's shared state.
-        admission: decides.
-        tunnels: to other agents.
-        pod: the client's pod.
-        handshaking: how many requests of this pod are incomplete.
-    """
-
-    runtime: AgentRuntime
-    admission: Admission
-    tunnels: OutboundTunnels
-    pod: PodSockets
-    handshaking: int
 
 
 class ClientConnection:
@@ -152,7 +110,7 @@ class ClientConnection:
 
     # --- deciding ----------------------------------------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def begin(self) -> None:
         """Decide, connect, reply, relay; what has to wait goes on by itself."""
         runtime = self._runtime
@@ -196,7 +154,7 @@ class ClientConnection:
         self._timer = None
         self._refuse(ReplyCode.TIMEOUT, "agent", f"not decided within {self._deadline() - self._started:g} s")
 
-    @_guarded
+    @guarded
     def _settle(self, outcome: Admitted | Refusal) -> None:
         if isinstance(outcome, Refusal):
             self._refuse(outcome.code, outcome.policy, outcome.reason)
@@ -265,7 +223,7 @@ class ClientConnection:
         self._attempt_failed(endpoint, outcome.code, outcome.text)
         return False
 
-    @_guarded
+    @guarded
     def _retry_local(self, endpoint: Endpoint) -> None:
         self._timer = None
         if not self._over and not self._expired() and not self._try_local(endpoint):
@@ -298,7 +256,7 @@ class ClientConnection:
             partial(self._tunnel_opened, endpoint),
         )
 
-    @_guarded
+    @guarded
     def _tunnel_opened(self, endpoint: Endpoint, session: FramedSession | None, reply: OpenReply) -> None:
         self._opening = None
         if session is not None:
@@ -411,7 +369,7 @@ class ClientConnection:
 
     def _filtered(self, connection: Connection, book: Booking) -> tuple[socket.socket, Booking]:
         """The client's end for the relay, and what that calls at its end: with the filter in between if there is one."""
-        if not _filters(type(self._handshake)):
+        if not has_filter(type(self._handshake)):
             return self._client, book
         assert isinstance(self._handshake, FilteringHandshake)
         if not self._handshake.filtering:

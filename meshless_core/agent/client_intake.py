@@ -8,8 +8,9 @@ import select
 import socket
 from typing import Final
 
-from meshless_core.agent.client_connection import ClientConnection, Entrance
+from meshless_core.agent.client_connection import ClientConnection
 from meshless_core.agent.client_reply import close_after_reply, record_refusal, retry_after, send_reply
+from meshless_core.agent.entrance import Entrance
 from meshless_core.errors import RemoteProtocolError
 from meshless_core.hookspecs import HandshakeProtocol, HandshakeRequest, InteractiveHandshake, ReplyDetails
 from meshless_core.types import ReplyCode

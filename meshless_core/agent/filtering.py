@@ -14,6 +14,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -23,7 +24,7 @@ from meshless_core.errors import RemoteProtocolError
 from meshless_core.hookspecs import FilteringHandshake
 from meshless_core.relay import RelayResult, close_with_reset
 
-__all__ = ["DELIVERY_SECONDS", "Filter"]
+__all__ = ["DELIVERY_SECONDS", "Booking", "Filter", "has_filter"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,12 @@ _READ_BYTES: Final = 64 * 1024
 _SLICE_BYTES: Final = 4 * 1024  # one-byte chunks of HTTP cost a filter some 10 us each
 
 Booking = Callable[[RelayResult], None]
+
+
+@lru_cache(maxsize=64)
+def has_filter(handshake: type) -> bool:
+    """Whether a handshake's class has a filter; remembered, since asking a Protocol costs microseconds."""
+    return hasattr(handshake, "filter_data")
 
 
 class Filter:
