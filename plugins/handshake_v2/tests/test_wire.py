@@ -3,7 +3,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from meshless_handshake_v2.wire import (
     REPLY_FIELDS,
@@ -40,6 +40,7 @@ requests = st.builds(
 
 
 @given(requests)
+@example(HandshakeRequest(ServiceId("http", "cart", "shop"), timeout=260.367))
 def test_what_is_encoded_is_decoded_to_the_same(request_: HandshakeRequest) -> None:
     data = encode_request(request_)
     assert int.from_bytes(data[1:3], "big") == len(data) - 3 <= 4096

@@ -279,4 +279,5 @@ def _field(kind: int, value: bytes) -> bytes:
 
 def _milliseconds(seconds: float, smallest: int) -> bytes:
     """`seconds` as milliseconds, rounded up, within what four bytes can say (49 days)."""
-    return max(smallest, math.ceil(min(seconds * 1000, _MAX_U32))).to_bytes(4, "big")
+    # 260.367 * 1000 is a little more than 260367: rounding up must not make that another millisecond
+    return max(smallest, math.ceil(min(round(seconds * 1000, 6), _MAX_U32))).to_bytes(4, "big")
