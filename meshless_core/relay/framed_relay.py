@@ -28,6 +28,9 @@ _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _RDHUP: Final = select.EPOLLRDHUP
 _GONE: Final = select.EPOLLHUP | select.EPOLLERR
+_MAX_PARTS: Final = 64
+"""Most pieces handed to one `sendmsg`. The kernel takes 1024 and refuses more; many small ones are quicker joined anyway."""
+
 _UNREGISTERED: Final = -1
 _FRAME_BYTES: Final = HEADER_BYTES + MAX_DATA_BYTES
 
@@ -336,6 +339,8 @@ class FramedRelay:
         if self._pending:
             self._pending += b"".join(parts)
             return
+        if len(parts) > _MAX_PARTS:
+            parts = [memoryview(b"".join(parts))]
         try:
             sent = self._send(parts[0]) if len(parts) == 1 else self._sendmsg(parts)
         except BlockingIOError:

@@ -567,3 +567,15 @@ async def test_a_reset_right_behind_the_last_bytes_is_a_reset_not_an_end_of_file
     for end in (broken, other):
         result, reusable = await end.over()
         assert (result.outcome, result.ended_by, reusable) == ("reset", side, False)
+
+
+async def test_thousands_of_small_frames_in_one_read_arrive_whole(plaintext):
+    """The kernel takes 1024 pieces in one call and refuses more: a stream of small messages stood still here."""
+    client, service = await plaintext.connect(kind="unix")
+    pieces = [b"%d," % number for number in range(5000)]
+    plaintext.server.stream.sock.send(b"".join(b"\x04" + len(piece).to_bytes(3, "big") + piece for piece in pieces))
+    whole = b"".join(pieces)
+    assert await client.receive(len(whole)) == whole
+    assert client.relay.bytes_to_client == len(whole)
+    for side in (client, service):
+        side.relay.abort("done")

@@ -121,19 +121,9 @@ class TlsStream:
             self._probed = self._probed[count:]
             return count
         for _ in range(_FILLS_PER_READ):
-            if self._failure is not None:
-                raise self._failure
-            if self._end:
-                self._end_told = True
-                return 0
-            if not self._starved:
-                count = self._decrypt(buffer, room)
-                if self._outgoing.pending:
-                    self._answer()
-                if count:
-                    return count
-                if not self._starved:
-                    continue  # the end or a failure: told above
+            done = self._decrypted(buffer, room)
+            if done is not None:
+                return done
             # A record's length less than there is room for: it may complete a record that OpenSSL holds most of already, and
             # what one receive decrypts to should fit.
             fill = buffer[: min(room - _RECORD, _MAX_FILL)] if room >= 2 * _RECORD else memoryview(bytearray(_MIN_FILL))
@@ -149,7 +139,25 @@ class TlsStream:
                 self._starved = False
             else:
                 self._end = True
-        return None
+        # What the last receive brought may complete a record, and nothing else may follow it: it must not wait for more.
+        return self._decrypted(buffer, room)
+
+    def _decrypted(self, buffer: memoryview, room: int) -> int | None:
+        """Bytes that could be decrypted of what is here already, 0 at the end; None if more has to be received first."""
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self._end:
+                self._end_told = True
+                return 0
+            if self._starved:
+                return None
+            count = self._decrypt(buffer, room)
+            if self._outgoing.pending:
+                self._answer()
+            if count:
+                return count
+            # nothing but the end, a failure or the need for more, which the next turn tells
 
     def pending(self) -> bool:
         """See `SecureStream.pending`. Exact: decrypts a record ahead if that is the only way to know."""
