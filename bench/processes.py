@@ -94,7 +94,7 @@ def wait_until_accepting(address: str, process: Process) -> None:
             raise PathUnavailableError(
                 f"{process.name} does not accept at {address} after {_START_SECONDS:.0f} s: {process.tail()}"
             )
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # between two looks; the deadline above bounds them
 
 
 def _connect(address: str) -> socket.socket:

@@ -112,7 +112,7 @@ def _wait_until_ready(dev: Process) -> None:
         dev.check()
         if time.monotonic() > deadline:
             raise PathUnavailableError(f"meshless dev is not ready after {_READY_SECONDS:.0f} s: {dev.tail()}")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # between two looks; the deadline above bounds them
 
 
 def _agent_pid(run: Path, node: str, dev: Process) -> int:

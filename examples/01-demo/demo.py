@@ -96,9 +96,9 @@ def keep_dialing(run: Path, during: Callable[[], None], seconds: float) -> tuple
     threads = [threading.Thread(target=client) for _ in range(4)]
     for thread in threads:
         thread.start()
-    time.sleep(seconds / 4)
+    time.sleep(seconds / 4)  # the clients dial meanwhile: before it happens ...
     during()
-    time.sleep(seconds * 3 / 4)
+    time.sleep(seconds * 3 / 4)  # ... and after
     stop.set()
     for thread in threads:
         thread.join()
