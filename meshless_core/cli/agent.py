@@ -19,7 +19,6 @@ from typing import Final
 
 import attrs
 import click
-import structlog
 
 from meshless_core.agent.agent import Agent, AgentParts
 from meshless_core.agent.inbound import bound_address, listen_for_tunnels
@@ -35,6 +34,7 @@ from meshless_core.agent.workers import (
     worker_settings,
 )
 from meshless_core.cli.exit_codes import ExitCode
+from meshless_core.cli.logging import label_records
 from meshless_core.config import Config, load_config
 from meshless_core.identity import IssuerClient
 from meshless_core.plugins import AGENT_NEEDS, LoadedPlugins, PluginLifecycle, load_plugins
@@ -123,7 +123,7 @@ class _Run:
         slots = SharedSlots.create(settings.workers)
         born = open_nursery()
         if isinstance(born, Birth):
-            structlog.contextvars.bind_contextvars(worker=born.index)
+            label_records(worker=born.index)
             place = WorkerPlace(born.index, settings.workers, slots.of_worker(born.index), listener, born.control)
             config = attrs.evolve(self.config, agent=worker_settings(settings, born.index))
             attrs.evolve(self, config=config, socketd=pods_socket(settings.state_dir, born.index)).agent(place)

@@ -15,7 +15,7 @@ import logging
 import sys
 from typing import IO, Any, Final, Literal
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "label_records"]
 
 
 _STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
@@ -86,3 +86,19 @@ def configure_logging(
     root.setLevel(level.upper())
     # it notes every change of any file beside the ones it follows: a log written there would feed itself for ever
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
+
+
+def label_records(**fields: object) -> None:
+    """Add fields to every record this process writes from now on, such as the number of a worker.
+
+    Args:
+        fields: name and value; a value the record's own `extra` has counts more.
+    """
+
+    def label(record: logging.LogRecord) -> bool:
+        for name, value in fields.items():
+            vars(record).setdefault(name, value)
+        return True
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(label)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshless_core.cli.logging import configure_logging
+from meshless_core.cli.logging import configure_logging, label_records
 
 
 class Terminal(io.StringIO):
@@ -49,10 +49,11 @@ def test_not_a_terminal_gets_one_json_object_per_line() -> None:
     assert "ValueError: the cause" in second["exception"]
 
 
-def test_json_lines_are_written_without_importing_a_renderer() -> None:
+def test_an_agent_writes_json_lines_without_importing_a_renderer() -> None:
     """structlog imports rich if there is one: 6 MB in every agent."""
     program = (
         "import io, logging, sys\n"
+        "import meshless_core.cli.agent\n"
         "from meshless_core.cli.logging import configure_logging\n"
         "configure_logging(stream=(stream := io.StringIO()), form='json')\n"
         "logging.getLogger('a').warning('b', extra={'path': sys})\n"
@@ -61,6 +62,21 @@ def test_json_lines_are_written_without_importing_a_renderer() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("form", ["json", "pretty"])
+def test_every_line_carries_the_labels_of_its_process(form: str) -> None:
+    stream = io.StringIO()
+    configure_logging(form=form, stream=stream)
+    label_records(worker=1)
+    logging.getLogger("mesh").warning("one", extra={"node": "a"})
+    logging.getLogger("mesh").warning("two", extra={"worker": 7})
+    one, two = stream.getvalue().splitlines()
+    if form == "json":
+        assert (json.loads(one)["worker"], json.loads(two)["worker"]) == (1, 7)
+    else:
+        assert "worker=1" in one
+        assert "worker=7" in two
 
 
 def test_a_terminal_gets_text_for_people() -> None:
