@@ -209,7 +209,7 @@ class Identity:
         return cls(parts.netloc, steps[2], steps[4])
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Endpoint:
     """One pod that can serve a service.
 
@@ -228,6 +228,11 @@ class Endpoint:
     address: str
     version: str | None
     ready: bool
+
+    @cached_property
+    def key(self) -> tuple[str, str, str]:
+        """The pod's namespace, name and uid: what stays when address, version or readiness change."""
+        return self.pod.namespace, self.pod.name, self.uid
 
 
 class Verdict(enum.Enum):

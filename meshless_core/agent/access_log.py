@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from meshless_core.agent.connections import Connection
+from meshless_core.agent.connections import Connection, Reporter, TransportName
 from meshless_core.relay import RelayResult
-from meshless_core.types import MeshletRef, PodRef, ReplyCode, ServiceId
+from meshless_core.types import Endpoint, MeshletRef, PodRef, ReplyCode, ServiceId
 
 __all__ = ["AccessLog"]
 
@@ -27,6 +27,9 @@ _MAX_LINES: Final = 20_000
 _MAX_TEXT: Final = 256
 _EMPTY: Final = '""'
 _BATCH: Final = 256
+
+_Closed = tuple[Connection, RelayResult, float]
+"""An entry that is not a line yet: a connection, how it ended, and when, in Unix seconds."""
 
 
 class AccessLog:
@@ -40,7 +43,7 @@ class AccessLog:
     def __init__(self, write: Callable[[str], object] | None, *, node: str) -> None:
         self._write = write
         self._node = node
-        self._entries: list[Callable[[], str]] = []
+        self._entries: list[_Closed | str] = []
         self._timer: asyncio.TimerHandle | None = None
         self.lost = 0
         """Lines that could not be kept or written."""
@@ -48,8 +51,7 @@ class AccessLog:
     def closed(self, connection: Connection, result: RelayResult) -> None:
         """A connection that was established has ended."""
         if self._write is not None:
-            ended = time.time()
-            self._add(lambda: self._closed(connection, result, ended))
+            self._add((connection, result, time.time()))
 
     def refused(
         self,
@@ -64,11 +66,10 @@ class AccessLog:
     ) -> None:
         """A request was answered with another code than OK."""
         if self._write is not None:
-            at = time.time()
             self._add(
-                lambda: _line(
+                _line(
                     {
-                        "time": at,
+                        "time": time.time(),
                         "event": "refused",
                         "node": self._node,
                         "connection": connection_id.hex(),
@@ -91,14 +92,14 @@ class AccessLog:
         entries, self._entries = self._entries, []
         if not entries or self._write is None:
             return
-        text = "".join(entry() for entry in entries)
+        text = "".join([entry if isinstance(entry, str) else self._closed(*entry) for entry in entries])
         try:
             self._write(text)
         except OSError as error:
             self.lost += len(entries)
             logger.error("access log: %d lines lost: %s", len(entries), error.strerror)
 
-    def _add(self, entry: Callable[[], str]) -> None:
+    def _add(self, entry: _Closed | str) -> None:
         if len(self._entries) >= _MAX_LINES:
             self.lost += 1
             return
@@ -110,16 +111,13 @@ class AccessLog:
 
     def _closed(self, connection: Connection, result: RelayResult, ended: float) -> str:
         """The line of a connection that ended; by hand, at a quarter of what `json.dumps` costs each connection."""
-        endpoint = connection.endpoint
+        c, duration = connection, ended - connection.opened_at
+        who = _parties(self._node, c.reporter, c.transport, c.source, c.source_pod, c.service, c.endpoint, c.peer, c.policy)
         return (
-            f'{{"time":{ended:.6f},"event":"closed","node":{_quoted(self._node)},"connection":"{connection.id.hex()}"'
-            f',"reporter":"{connection.reporter}","transport":"{connection.transport}"'
-            f',"source":{_quoted(connection.source)},"source_pod":{_quoted(connection.source_pod)}'
-            f',"service":{_quoted(connection.service)},"version":{_quoted(endpoint.version)},"pod":{_quoted(endpoint.pod)}'
-            f',"destination_node":{_quoted(endpoint.node)},"peer":{_quoted(connection.peer or None)}'
-            f',"policy":{_quoted(connection.policy)},"outcome":"{result.outcome}","ended_by":"{result.ended_by}"'
+            f'{{"time":{ended:.6f},"event":"closed","connection":"{c.id.hex()}",{who}'
+            f',"outcome":"{result.outcome}","ended_by":"{result.ended_by}"'
             f',"reason":{json.dumps(result.reason) if result.reason else _EMPTY}'
-            f',"connect_seconds":{connection.connect_seconds:.6f},"duration_seconds":{ended - connection.opened_at:.6f}'
+            f',"connect_seconds":{c.connect_seconds:.6f},"duration_seconds":{duration:.6f}'
             f',"bytes_to_service":{result.bytes_to_service},"bytes_to_client":{result.bytes_to_client}}}\n'
         )
 
@@ -128,7 +126,30 @@ def _line(fields: dict[str, Any]) -> str:
     return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
-@lru_cache(maxsize=4096)
-def _quoted(value: object) -> str:
-    """`value` as a JSON string, or null. Names repeat, so the last few thousand are remembered."""
-    return "null" if value is None else json.dumps(str(value))
+@lru_cache(maxsize=1024)
+def _parties(
+    node: str,
+    reporter: Reporter,
+    transport: TransportName,
+    source: MeshletRef,
+    source_pod: PodRef | None,
+    service: ServiceId,
+    endpoint: Endpoint,
+    peer: str,
+    policy: str,
+) -> str:
+    """The fields that the connections of one client to one endpoint have in common; those of the last are remembered."""
+    fields: dict[str, object] = {
+        "node": node,
+        "reporter": reporter,
+        "transport": transport,
+        "source": str(source),
+        "source_pod": str(source_pod) if source_pod else None,
+        "service": str(service),
+        "version": endpoint.version,
+        "pod": str(endpoint.pod),
+        "destination_node": endpoint.node,
+        "peer": peer or None,
+        "policy": policy,
+    }
+    return _line(fields)[1:-2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -14,11 +15,13 @@ from meshless_core.types import AuthorizationRequest, Decision, MeshletRef, PodR
 __all__ = ["Admission", "Admitted"]
 
 
-_MAX_GATHERED: Final = 4096
+_MAX_CASES: Final = 4096
 _MAX_ROUNDS: Final = 5
+_ALLOW: Final = Verdict.ALLOW
+_REPORTER: Final[Mapping[Side, str]] = {"client": "source", "server": "destination"}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Admitted:
     """An allowed connection.
 
@@ -33,13 +36,30 @@ class Admitted:
     table: RoutingTable
 
 
+@attrs.define(eq=False)
+class _Case:
+    """What one source, one target and one table have in common for all their connections.
+
+    Attributes:
+        facts: what authorizers are asked.
+        admitted: the outcome of the last decision that allowed it.
+    """
+
+    facts: AuthorizationRequest
+    admitted: Admitted | None = None
+
+
 class Admission:
-    """Decides with what the agent knows at this moment."""
+    """Decides with what the agent knows at this moment.
+
+    The authorizers are asked for every connection. What follows from an answer depends on nothing but the table, so it is
+    remembered as long as the table is the same.
+    """
 
     def __init__(self, runtime: AgentRuntime) -> None:
         self._runtime = runtime
-        self._gathered: dict[tuple[MeshletRef, PodRef | None, ServiceId, Side], AuthorizationRequest] = {}
-        self._gathered_from: RoutingTable | None = None
+        self._cases: dict[tuple[MeshletRef, PodRef | None, ServiceId, Side], _Case] = {}
+        self._cases_of: RoutingTable | None = None
 
     @property
     def inline_only(self) -> bool:
@@ -53,10 +73,18 @@ class Admission:
         table = self._runtime.table
         if table is None:
             return _NOT_READY
-        decision = None
-        if source is not None:
-            decision = self._runtime.panel.ask_inline(self._facts(table, source, source_pod, target, side))
-        return self._settle(table, source, target, decision, side)
+        if source is None:
+            return self._settle(table, source, target, None, side)
+        case = self._case(table, source, source_pod, target, side)
+        decision = self._runtime.panel.ask_inline(case.facts)
+        admitted = case.admitted
+        if admitted is not None and decision.verdict is _ALLOW and decision.policy == admitted.policy:
+            self._runtime.metrics.decided("allow", _REPORTER[side])
+            return admitted
+        outcome = self._settle(table, source, target, decision, side)
+        if isinstance(outcome, Admitted):
+            case.admitted = outcome
+        return outcome
 
     async def decide(
         self, source: MeshletRef | None, source_pod: PodRef | None, target: ServiceId, side: Side
@@ -68,32 +96,27 @@ class Admission:
                 return _NOT_READY
             decision = None
             if source is not None:
-                request = self._facts(table, source, source_pod, target, side)
-                decision = (await self._runtime.panel.ask(request)).final
+                facts = self._case(table, source, source_pod, target, side).facts
+                decision = (await self._runtime.panel.ask(facts)).final
             if table is self._runtime.table:
                 return self._settle(table, source, target, decision, side)
         return _TOO_RESTLESS
 
-    def _facts(
-        self, table: RoutingTable, source: MeshletRef, source_pod: PodRef | None, target: ServiceId, side: Side
-    ) -> AuthorizationRequest:
-        """`authorization_request`, remembered as long as the table is the same: facts depend on nothing else."""
-        if table is not self._gathered_from or len(self._gathered) >= _MAX_GATHERED:
-            self._gathered.clear()
-            self._gathered_from = table
+    def _case(self, table: RoutingTable, source: MeshletRef, source_pod: PodRef | None, target: ServiceId, side: Side) -> _Case:
+        if table is not self._cases_of or len(self._cases) >= _MAX_CASES:
+            self._cases.clear()
+            self._cases_of = table
         key = (source, source_pod, target, side)
-        request = self._gathered.get(key)
-        if request is None:
-            request = self._gathered[key] = authorization_request(table, source, source_pod, target, side)
-        return request
+        case = self._cases.get(key)
+        if case is None:
+            case = self._cases[key] = _Case(authorization_request(table, source, source_pod, target, side))
+        return case
 
     def _settle(
         self, table: RoutingTable, source: MeshletRef | None, target: ServiceId, decision: Decision | None, side: Side
     ) -> Admitted | Refusal:
         if decision is not None:
-            self._runtime.metrics.decided(
-                "allow" if decision.verdict is Verdict.ALLOW else "deny", "source" if side == "client" else "destination"
-            )
+            self._runtime.metrics.decided("allow" if decision.verdict is _ALLOW else "deny", _REPORTER[side])
         route = resolve(table, source, target, decision, side)
         if isinstance(route, Refusal):
             return route

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+_ALLOW: Final = Verdict.ALLOW
+_DENY: Final = Verdict.DENY
 _RAISED: Final = (Exception, SystemExit, asyncio.CancelledError)
 """What counts as "the plugin raised", which means no: also an attempt to end the process, or the agent's task."""
 
@@ -120,15 +122,14 @@ class AuthorizerPanel:
 
     def ask_inline(self, request: AuthorizationRequest) -> Decision:
         """The combined decision of the inline authorizers; final only if `inline_only`."""
-        answers = []
+        answers: list[Decision] = []
         for name, authorize in self._inline:
             try:
                 answer = _checked(name, authorize(request))
                 verdict = answer.verdict
             except _RAISED as error:
-                answer = _failed(name, request, error)
-                verdict = answer.verdict
-            if verdict is Verdict.DENY:
+                return _failed(name, request, error)
+            if verdict is _DENY or (verdict is _ALLOW and len(self._inline) == 1):
                 return answer
             answers.append(answer)
         return combine(answers)

@@ -8,6 +8,7 @@ the deadline.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, Never
 
 from meshless_core.errors import InvalidNameError, LocalProtocolError, RemoteProtocolError
@@ -115,14 +116,13 @@ class ServerHandshake:
     def _complete(self, data: bytes, end: int) -> HandshakeRequest:
         """Judge the service id `data[2:end]` and keep what is behind it."""
         try:
-            # Latin-1 takes every byte, and no byte beyond ASCII is part of a DNS label.
-            service_id = ServiceId.parse(data[_HEADER:end].decode("latin-1"))
+            request = _request(data[_HEADER:end])
         except InvalidNameError as error:
             self._reject(Step.NOT_A_SERVICE_ID, str(error)[:256], error)
         self._state = _REQUESTED
         self._buffer = b""
         self._trailing = data[end:]
-        return HandshakeRequest(service_id)
+        return request
 
     def _take(self, step: Step) -> None:
         self._state = SERVER[self._state][step]
@@ -132,3 +132,10 @@ class ServerHandshake:
         self._state = State.REJECTED
         self._buffer = b""
         raise RemoteProtocolError(message, code=REJECTIONS[step]) from cause
+
+
+@lru_cache(maxsize=1024)
+def _request(service_id: bytes) -> HandshakeRequest:
+    """The request for a service id as it came; a value, so the connections that ask for the same service share it."""
+    # Latin-1 takes every byte, and no byte beyond ASCII is part of a DNS label.
+    return HandshakeRequest(ServiceId.parse(service_id.decode("latin-1")))

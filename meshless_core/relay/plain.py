@@ -387,7 +387,7 @@ class _PlainRelay:
         self._to_service.watch()
         self._to_client.watch()
         # Last: if the kernel does not watch an end there is no relay, and no timer may be left that ends it a second time.
-        self._idle = IdleTimer(reactor.loop, idle_timeout, self, self._idle_too_long)
+        self._idle = None if idle_timeout is None else IdleTimer(reactor.loop, idle_timeout, self, self._idle_too_long)
 
     @property
     def bytes_to_service(self) -> int:
@@ -437,12 +437,14 @@ class _PlainRelay:
 
     def _idle_too_long(self) -> None:
         if not self.closed:
+            assert self._idle is not None  # it is what calls this
             self._finish("idle_timeout", f"no data in either direction for {self._idle.timeout:g} s", "agent")
 
     def _finish(self, outcome: Outcome, reason: str, ended_by: EndedBy) -> None:
         self._moved = (self._to_service.count, self._to_client.count)
         self.closed = True
-        self._idle.cancel()
+        if self._idle is not None:
+            self._idle.cancel()
         for flow in (self._to_service, self._to_client):
             self.reactor.forget(flow.fd)
             flow.drop_pipe()

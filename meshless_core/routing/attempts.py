@@ -44,9 +44,15 @@ class Attempts(Iterator[Attempt]):
 
     __slots__ = ("_limited", "_source")
 
+    _source: Iterator[Attempt]
+
     def __init__(self, route: Route, version: str | None, balancer: Balancer, now: float) -> None:
         self._limited = False
-        self._source = self._run(route, version, balancer, now)
+        group = route.groups[version]
+        if len(route.groups) == 1 and len(group) == 1:  # nothing to order, and nothing to spill to
+            self._source = iter((Attempt((group.local or group.remote)[0], spilled=False),))
+        else:
+            self._source = self._run(route, version, balancer, now)
 
     def __next__(self) -> Attempt:
         return next(self._source)

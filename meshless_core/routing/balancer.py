@@ -209,7 +209,7 @@ class Balancer:
 
     def on_alive(self, endpoint: Endpoint) -> None:
         """The endpoint answered, with a refusal (a limit, a policy): proof of life, so what went wrong before is forgotten."""
-        state = self._states.get(_key(endpoint))
+        state = self._states.get(endpoint.key)
         if state is not None:
             self._forgive(state)
 
@@ -236,20 +236,20 @@ class Balancer:
 
     def on_closed(self, endpoint: Endpoint) -> None:
         """One connection less: it ended, or the attempt failed. Once for every `on_opened`."""
-        state = self._states.get(_key(endpoint))
+        state = self._states.get(endpoint.key)
         if state is not None and state.open:
             state.open -= 1
 
     def retain(self, endpoints: Iterable[Endpoint]) -> None:
         """Forget every endpoint that is not among `endpoints`: call it with `Route.endpoints` after each change."""
         states = self._states
-        self._states = {key: states[key] for endpoint in endpoints if (key := _key(endpoint)) in states}
+        self._states = {key: states[key] for endpoint in endpoints if (key := endpoint.key) in states}
         self._bound.clear()
         self._failing = sum(1 for state in self._states.values() if state.failures)
 
     def health(self, endpoint: Endpoint, now: float) -> EndpointHealth:
         """What is known about an endpoint. Changes nothing."""
-        state = self._states.get(_key(endpoint)) or _State(endpoint)
+        state = self._states.get(endpoint.key) or _State(endpoint)
         return EndpointHealth(
             latency=state.latency * exp((state.stamp - now) / self._decay) if state.measured else None,
             open=state.open,
@@ -266,7 +266,7 @@ class Balancer:
         for tier in (group.local, group.remote):
             costs: list[tuple[float, Endpoint]] = []
             for endpoint in tier:
-                state = self._states.get(_key(endpoint)) or _State(endpoint)
+                state = self._states.get(endpoint.key) or _State(endpoint)
                 if now < state.until:
                     ejected.append((state.ejected_at, endpoint))
                 else:
@@ -280,7 +280,7 @@ class Balancer:
     # --- state -------------------------------------------------------------------------------------------------------
 
     def _state(self, endpoint: Endpoint) -> _State:
-        key = _key(endpoint)
+        key = endpoint.key
         state = self._states.get(key)
         if state is None:
             state = self._states[key] = _State(endpoint)
@@ -327,8 +327,3 @@ class Balancers:
 
     def __len__(self) -> int:
         return len(self._by_service)
-
-
-def _key(endpoint: Endpoint) -> _Key:
-    pod = endpoint.pod
-    return (pod.namespace, pod.name, endpoint.uid)
