@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docs.generate.page import GenerationError, Page, table, titled
-from meshless_core.agent.metrics import METRICS, MetricInfo
+from meshless_core.agent.metric_table import METRICS, MetricInfo
 
 __all__ = ["PAGE", "exported_name"]
 
@@ -26,7 +26,7 @@ def _render() -> str:
         "value is their sum, or the highest or lowest of theirs, as the column *of workers* says."
     )
     header = ("metric", "type", "labels", "of workers", "meaning")
-    return titled("Metrics", "meshless_core/agent/metrics.py", introduction, [table(header, rows)])
+    return titled("Metrics", "meshless_core/agent/metric_table.py", introduction, [table(header, rows)])
 
 
 PAGE = Page("metrics.md", _render)

@@ -24,6 +24,7 @@ from meshless_core.agent.authorizers import AuthorizerPanel
 from meshless_core.agent.client_side import ClientSide
 from meshless_core.agent.connections import ConnectionTable
 from meshless_core.agent.documents import DocumentStore
+from meshless_core.agent.gauges import read_gauges
 from meshless_core.agent.inbound import InboundTunnels, bound_address, listen_for_tunnels
 from meshless_core.agent.lease import Lease
 from meshless_core.agent.metrics import AgentMetrics
@@ -114,7 +115,7 @@ class Agent:
         self.documents = DocumentStore(node, parts.bus, state_dir, self._documents_changed)
         connections = ConnectionTable()
         metrics = AgentMetrics(
-            connections, gauges=self._gauges, clock=time.monotonic, build={"version": _VERSION, "node": node}
+            connections, gauges=lambda: read_gauges(self), clock=time.monotonic, build={"version": _VERSION, "node": node}
         )
         self.runtime = AgentRuntime(
             node=node,
@@ -275,28 +276,3 @@ class Agent:
     def _flush_tunnels(self) -> None:
         self.outbound.flush()
         self.inbound.flush()
-
-    # --- telling -----------------------------------------------------------------------------------------------------
-
-    def _gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
-        age = self.documents.age_seconds()
-        revisions = self.runtime.table.revisions.values() if self.runtime.table else ()
-        expiry: dict[tuple[str, ...], float] = {
-            (identity.namespace, identity.meshlet): at - time.time() for identity, at in self.leaves.expiries().items()
-        }
-        return {
-            "meshless_handshakes_pending": {(): float(self.runtime.handshaking)},
-            "meshless_tunnel_sessions": {
-                ("client", "idle"): float(self.outbound.idle),
-                ("client", "active"): float(self.outbound.active),
-                ("server", "idle"): float(self.inbound.idle),
-                ("server", "active"): float(self.inbound.active),
-                ("server", "authenticating"): float(self.inbound.authenticating),
-            },
-            "meshless_pods": {(): float(len(self.runtime.pods))},
-            "meshless_config_generation": {(): float(max((r.generation for r in revisions), default=0))},
-            "meshless_config_age_seconds": {(): age} if age is not None else {},
-            "meshless_bus_connected": {(): float(self.documents.connected)},
-            "meshless_access_log_lost_lines_total": {(): float(self.runtime.access_log.lost)},
-            "meshless_certificate_expiry_seconds": expiry,
-        }

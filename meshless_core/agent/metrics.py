@@ -8,9 +8,8 @@ nobody knows counts as `unknown`.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 import attrs
 from prometheus_client.core import (
@@ -24,19 +23,12 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from meshless_core.agent.connections import Connection, ConnectionTable, Reporter
+from meshless_core.agent.histogram import Histogram
+from meshless_core.agent.metric_table import FLOW_LABELS, METRICS_BY_NAME
 from meshless_core.types import MeshletRef, ReplyCode, ServiceId
 
-__all__ = ["METRICS", "AgentMetrics", "MetricInfo"]
+__all__ = ["UNKNOWN", "AgentMetrics"]
 
-_FLOW_LABELS: Final = (
-    "reporter",
-    "source_namespace",
-    "source_meshlet",
-    "destination_namespace",
-    "destination_meshlet",
-    "destination_service",
-    "destination_version",
-)
 _EXPIRE_SECONDS: Final = 600.0
 _CONNECT_BUCKETS: Final = (
     0.0001,
@@ -60,93 +52,6 @@ _DURATION_BUCKETS: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
 UNKNOWN: Final = "unknown"
 
 
-@attrs.frozen
-class MetricInfo:
-    """A metric's page in the reference: name without unit guessing, type, labels, help with unit.
-
-    `of_workers` says what the node's value is when there are several workers (`agent.workers`): their sum, or what the worker
-    with the highest or the lowest one says, where each tells of the same thing.
-    """
-
-    name: str
-    type: Literal["counter", "gauge", "histogram", "info"]
-    help: str
-    labels: tuple[str, ...] = ()
-    of_workers: Literal["sum", "max", "min"] = "sum"
-
-
-METRICS: Final = (
-    MetricInfo("meshless_connections_opened_total", "counter", "Connections established.", _FLOW_LABELS),
-    MetricInfo("meshless_connections_closed_total", "counter", "Connections ended, by outcome.", (*_FLOW_LABELS, "reason")),
-    MetricInfo("meshless_connections_active", "gauge", "Connections established now.", _FLOW_LABELS),
-    MetricInfo(
-        "meshless_connections_refused_total",
-        "counter",
-        "Requests answered with a code other than OK; reason is the reply code's name in lower case.",
-        (*_FLOW_LABELS[:-1], "reason"),
-    ),
-    MetricInfo("meshless_sent_bytes_total", "counter", "Payload bytes from clients towards services.", _FLOW_LABELS),
-    MetricInfo("meshless_received_bytes_total", "counter", "Payload bytes from services towards clients.", _FLOW_LABELS),
-    MetricInfo(
-        "meshless_connect_duration_seconds",
-        "histogram",
-        "From the complete request to the reply, for established connections.",
-        _FLOW_LABELS,
-    ),
-    MetricInfo("meshless_connection_duration_seconds", "histogram", "From established to closed.", _FLOW_LABELS),
-    MetricInfo(
-        "meshless_revocations_ignored_total",
-        "counter",
-        "Handed-over connections that the agent had to cut, because the client did not stop when it was told to.",
-        _FLOW_LABELS,
-    ),
-    MetricInfo("meshless_authz_decisions_total", "counter", "Decisions of all authorizers together.", ("action", "reporter")),
-    MetricInfo("meshless_handshakes_pending", "gauge", "Client connections whose request is not complete yet."),
-    MetricInfo("meshless_tunnel_sessions", "gauge", "Secure sessions to and from other agents.", ("role", "state")),
-    MetricInfo("meshless_tunnel_handshakes_total", "counter", "Secure handshakes with other agents.", ("role", "result")),
-    MetricInfo("meshless_pods", "gauge", "Pods whose sockets this agent serves.", of_workers="max"),
-    MetricInfo("meshless_config_generation", "gauge", "Highest generation of the documents in force.", of_workers="min"),
-    MetricInfo(
-        "meshless_config_age_seconds", "gauge", "Seconds since the bus last confirmed the documents in force.", of_workers="max"
-    ),
-    MetricInfo(
-        "meshless_bus_connected", "gauge", "1 if documents come from the bus, 0 if from disk or not at all.", of_workers="min"
-    ),
-    MetricInfo("meshless_access_log_lost_lines_total", "counter", "Access log lines that could not be kept or written."),
-    MetricInfo(
-        "meshless_certificate_expiry_seconds",
-        "gauge",
-        "Seconds until a leaf expires.",
-        ("namespace", "meshlet"),
-        of_workers="min",
-    ),
-    MetricInfo("meshless_build", "info", "Version of the agent.", ("version", "node"), of_workers="max"),
-)
-_INFO: Final = {info.name: info for info in METRICS}
-
-
-@attrs.define
-class _Histogram:
-    bounds: tuple[float, ...]
-    counts: list[int]
-    total: float = 0.0
-
-    @classmethod
-    def make(cls, bounds: tuple[float, ...]) -> _Histogram:
-        return cls(bounds, [0] * (len(bounds) + 1))
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect.bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def buckets(self) -> list[tuple[str, float]]:
-        result, running = [], 0
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            running += count
-            result.append((bound, float(running)))
-        return result
-
-
 @attrs.define(eq=False)
 class _Flow:
     """Counters of one combination of labels."""
@@ -157,8 +62,8 @@ class _Flow:
     sent: int = 0
     received: int = 0
     closed: dict[str, int] = attrs.field(factory=dict)
-    connect: _Histogram = attrs.field(factory=lambda: _Histogram.make(_CONNECT_BUCKETS))
-    duration: _Histogram = attrs.field(factory=lambda: _Histogram.make(_DURATION_BUCKETS))
+    connect: Histogram = attrs.field(factory=lambda: Histogram.make(_CONNECT_BUCKETS))
+    duration: Histogram = attrs.field(factory=lambda: Histogram.make(_DURATION_BUCKETS))
     last_used: float = 0.0
 
 
@@ -264,14 +169,14 @@ class AgentMetrics(Collector):
         yield self._counter("meshless_authz_decisions_total", self._decisions)
         yield self._counter("meshless_tunnel_handshakes_total", self._handshakes)
         for name, values in self._gauges().items():
-            if _INFO[name].type == "counter":
+            if METRICS_BY_NAME[name].type == "counter":
                 yield self._counter(name, values)
                 continue
-            family = GaugeMetricFamily(name, _INFO[name].help, labels=_INFO[name].labels)
+            family = GaugeMetricFamily(name, METRICS_BY_NAME[name].help, labels=METRICS_BY_NAME[name].labels)
             for labels, value in values.items():
                 family.add_metric(labels, value)
             yield family
-        info = InfoMetricFamily("meshless_build", _INFO["meshless_build"].help, labels=())
+        info = InfoMetricFamily("meshless_build", METRICS_BY_NAME["meshless_build"].help, labels=())
         info.add_metric((), self._build)
         yield info
 
@@ -281,15 +186,15 @@ class AgentMetrics(Collector):
         sent = self._family("meshless_sent_bytes_total")
         received = self._family("meshless_received_bytes_total")
         active = GaugeMetricFamily(
-            "meshless_connections_active", _INFO["meshless_connections_active"].help, labels=_FLOW_LABELS
+            "meshless_connections_active", METRICS_BY_NAME["meshless_connections_active"].help, labels=FLOW_LABELS
         )
         connect = HistogramMetricFamily(
-            "meshless_connect_duration_seconds", _INFO["meshless_connect_duration_seconds"].help, labels=_FLOW_LABELS
+            "meshless_connect_duration_seconds", METRICS_BY_NAME["meshless_connect_duration_seconds"].help, labels=FLOW_LABELS
         )
         duration = HistogramMetricFamily(
             "meshless_connection_duration_seconds",
-            _INFO["meshless_connection_duration_seconds"].help,
-            labels=_FLOW_LABELS,
+            METRICS_BY_NAME["meshless_connection_duration_seconds"].help,
+            labels=FLOW_LABELS,
         )
         for key, flow in self._flows.items():
             live_sent, live_received = live.get(key, (0, 0))
@@ -304,7 +209,7 @@ class AgentMetrics(Collector):
         yield from (opened, closed, active, sent, received, connect, duration)
 
     def _family(self, name: str) -> CounterMetricFamily:
-        return CounterMetricFamily(name.removesuffix("_total"), _INFO[name].help, labels=_INFO[name].labels)
+        return CounterMetricFamily(name.removesuffix("_total"), METRICS_BY_NAME[name].help, labels=METRICS_BY_NAME[name].labels)
 
     def _counter(
         self, name: str, values: Mapping[tuple[str, ...], float] | Mapping[tuple[str, str], int]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from meshless_core.agent.admin import Answer, Handler
-from meshless_core.documents import ServiceDocument
+from meshless_core.agent.gauges import provided_services
 from meshless_core.errors import InvalidNameError
 from meshless_core.routing import Balancer, authorization_request, explain
 from meshless_core.types import Decision, Identity, MeshletRef, PodRef, ServiceId
@@ -76,7 +76,7 @@ class AgentReport:
 
     async def _status(self, _query: Mapping[str, str]) -> Answer:
         agent, runtime = self._agent, self._agent.runtime
-        services = self._services()
+        services = provided_services(agent)
         return Answer.json(
             {
                 "node": agent.node,
@@ -124,16 +124,6 @@ class AgentReport:
                 "plugins": self._plugins,
             }
         )
-
-    def _services(self) -> dict[str, list[str]]:
-        """Names of the services that each pod of this node provides, by the pod's uid; each needs a socket in its pod."""
-        services: dict[str, list[str]] = {}
-        for document in self._agent.documents.documents.values():
-            if isinstance(document.body, ServiceDocument):
-                for endpoint in document.body.endpoints:
-                    if endpoint.node == self._agent.node:
-                        services.setdefault(endpoint.uid, []).append(document.body.service.service)
-        return {uid: sorted(names) for uid, names in services.items()}
 
     async def _explain(self, query: Mapping[str, str]) -> Answer:
         runtime = self._agent.runtime

@@ -6,7 +6,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshless_core.agent.connections import Connection, ConnectionTable
-from meshless_core.agent.metrics import METRICS, AgentMetrics
+from meshless_core.agent.metric_table import METRICS
+from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.types import Endpoint, MeshletRef, PodRef, ReplyCode, ServiceId
 
 SERVICE = ServiceId("http", "cart", "shop")

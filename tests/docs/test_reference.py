@@ -10,7 +10,7 @@ import pytest
 
 from docs.generate import commands, errors, hooks, metrics, settings
 from meshless_core import ReplyCode
-from meshless_core.agent.metrics import METRICS, MetricInfo
+from meshless_core.agent.metric_table import METRICS, MetricInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"

@@ -15,7 +15,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from meshless_core.agent.metrics import METRICS
+from meshless_core.agent.metric_table import METRICS
 
 __all__ = ["MetricSums"]
 

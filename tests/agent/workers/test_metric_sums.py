@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshless_core.agent.connections import ConnectionTable
-from meshless_core.agent.metrics import METRICS, AgentMetrics
+from meshless_core.agent.metric_table import METRICS
+from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.workers.metric_sums import MetricSums
 
 

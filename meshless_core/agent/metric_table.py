@@ -1,0 +1,90 @@
+"""Every metric an agent exports: the table that code, merging of workers and reference are made from or checked against.
+
+Names and labels are those of ztunnel and Linkerd where the meaning is the same. A label holds names of declared meshlets,
+services, versions and plugins, or a word of a fixed set: never a pod, an address, a path or text a peer chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import attrs
+
+__all__ = ["FLOW_LABELS", "METRICS", "METRICS_BY_NAME", "MetricInfo"]
+
+FLOW_LABELS: Final = (
+    "reporter",
+    "source_namespace",
+    "source_meshlet",
+    "destination_namespace",
+    "destination_meshlet",
+    "destination_service",
+    "destination_version",
+)
+"""What kind of connection: the labels of everything that is counted per connection."""
+
+
+@attrs.frozen
+class MetricInfo:
+    """A metric's page in the reference: name without unit guessing, type, labels, help with unit.
+
+    `of_workers` says what the node's value is when there are several workers (`agent.workers`): their sum, or what the worker
+    with the highest or the lowest one says, where each tells of the same thing.
+    """
+
+    name: str
+    type: Literal["counter", "gauge", "histogram", "info"]
+    help: str
+    labels: tuple[str, ...] = ()
+    of_workers: Literal["sum", "max", "min"] = "sum"
+
+
+METRICS: Final = (
+    MetricInfo("meshless_connections_opened_total", "counter", "Connections established.", FLOW_LABELS),
+    MetricInfo("meshless_connections_closed_total", "counter", "Connections ended, by outcome.", (*FLOW_LABELS, "reason")),
+    MetricInfo("meshless_connections_active", "gauge", "Connections established now.", FLOW_LABELS),
+    MetricInfo(
+        "meshless_connections_refused_total",
+        "counter",
+        "Requests answered with a code other than OK; reason is the reply code's name in lower case.",
+        (*FLOW_LABELS[:-1], "reason"),
+    ),
+    MetricInfo("meshless_sent_bytes_total", "counter", "Payload bytes from clients towards services.", FLOW_LABELS),
+    MetricInfo("meshless_received_bytes_total", "counter", "Payload bytes from services towards clients.", FLOW_LABELS),
+    MetricInfo(
+        "meshless_connect_duration_seconds",
+        "histogram",
+        "From the complete request to the reply, for established connections.",
+        FLOW_LABELS,
+    ),
+    MetricInfo("meshless_connection_duration_seconds", "histogram", "From established to closed.", FLOW_LABELS),
+    MetricInfo(
+        "meshless_revocations_ignored_total",
+        "counter",
+        "Handed-over connections that the agent had to cut, because the client did not stop when it was told to.",
+        FLOW_LABELS,
+    ),
+    MetricInfo("meshless_authz_decisions_total", "counter", "Decisions of all authorizers together.", ("action", "reporter")),
+    MetricInfo("meshless_handshakes_pending", "gauge", "Client connections whose request is not complete yet."),
+    MetricInfo("meshless_tunnel_sessions", "gauge", "Secure sessions to and from other agents.", ("role", "state")),
+    MetricInfo("meshless_tunnel_handshakes_total", "counter", "Secure handshakes with other agents.", ("role", "result")),
+    MetricInfo("meshless_pods", "gauge", "Pods whose sockets this agent serves.", of_workers="max"),
+    MetricInfo("meshless_config_generation", "gauge", "Highest generation of the documents in force.", of_workers="min"),
+    MetricInfo(
+        "meshless_config_age_seconds", "gauge", "Seconds since the bus last confirmed the documents in force.", of_workers="max"
+    ),
+    MetricInfo(
+        "meshless_bus_connected", "gauge", "1 if documents come from the bus, 0 if from disk or not at all.", of_workers="min"
+    ),
+    MetricInfo("meshless_access_log_lost_lines_total", "counter", "Access log lines that could not be kept or written."),
+    MetricInfo(
+        "meshless_certificate_expiry_seconds",
+        "gauge",
+        "Seconds until a leaf expires.",
+        ("namespace", "meshlet"),
+        of_workers="min",
+    ),
+    MetricInfo("meshless_build", "info", "Version of the agent.", ("version", "node"), of_workers="max"),
+)
+METRICS_BY_NAME: Final[Mapping[str, MetricInfo]] = {info.name: info for info in METRICS}
