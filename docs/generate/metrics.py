@@ -1,11 +1,32 @@
-"""The page of metrics: name, type, labels and help of everything an agent exports."""
+"""The page of metrics: name, type, labels and help of everything an agent exports, and what the words in its labels mean."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from docs.generate.page import GenerationError, Page, table, titled
+from meshless_core.agent.flags import CLOSED_FLAGS, REFUSED_REASONS
 from meshless_core.agent.metric_table import METRICS, MetricInfo
 
 __all__ = ["PAGE", "exported_name"]
+
+_INTRODUCTION: Final = """\
+What an agent exports on `/metrics` of its admin socket or port (setting `agent.admin`), in the Prometheus text format. No label
+holds a pod, an address or text that a peer chose; a name nobody declared is `unknown`. Series with names of meshlets are
+forgotten after ten idle minutes. Bytes grow during a connection, not only at its end. With several workers (`agent.workers`)
+the node's value is their sum, or the highest or lowest of theirs, as the column *of workers* says."""
+
+_CLOSED: Final = """\
+`meshless_connections_closed_total` says it in two words. `reason` is the outcome: `closed`,
+`reset`, `idle_timeout`, `aborted` or `error`. `flags` says who or what it was:"""
+
+_WHERE: Final = """\
+Both are on what has ended, or never began: a connection that is open has no flags yet, and its bytes would have to move from
+one series to another at its end (ADR-0110)."""
+
+_REFUSED: Final = """\
+`meshless_connections_refused_total`: `reason` is the class to alert on, `flags` the [reply code](reply-codes.md) in lower case.
+`handshake_timeout` is a client that did not finish its request, `client_gone` one that left before it was answered."""
 
 
 def exported_name(metric: MetricInfo) -> str:
@@ -20,13 +41,23 @@ def _render() -> str:
             raise GenerationError(f"metric {metric.name} has no help text")
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
         rows.append((f"`{exported_name(metric)}`", metric.type, labels, metric.of_workers, metric.help))
-    introduction = (
-        "What an agent exports on `/metrics` of its admin socket or port (setting `agent.admin`), in the Prometheus text "
-        "format. No label holds a pod, an address or text that a peer chose. With several workers (`agent.workers`) the node's "
-        "value is their sum, or the highest or lowest of theirs, as the column *of workers* says."
-    )
     header = ("metric", "type", "labels", "of workers", "meaning")
-    return titled("Metrics", "meshless_core/agent/metric_table.py", introduction, [table(header, rows)])
+    parts = [table(header, rows), *_endings()]
+    return titled("Metrics", "meshless_core/agent/metric_table.py", _INTRODUCTION, parts)
+
+
+def _endings() -> list[str]:
+    refused = [(f"`{reason}`", f"`{code.name.lower()}`") for code, reason in REFUSED_REASONS.items()]
+    refused += [("`bad_request`", "`handshake_timeout`"), ("`client_gone`", "`client_gone`")]
+    return [
+        "## How a connection ended",
+        _CLOSED,
+        table(("flags", "meaning"), [(f"`{word}`", meaning) for word, meaning in CLOSED_FLAGS.items()]),
+        _WHERE,
+        "## Why there was none",
+        _REFUSED,
+        table(("reason", "flags"), refused),
+    ]
 
 
 PAGE = Page("metrics.md", _render)

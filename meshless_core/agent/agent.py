@@ -115,7 +115,10 @@ class Agent:
         self.documents = DocumentStore(node, parts.bus, state_dir, self._documents_changed)
         connections = ConnectionTable()
         metrics = AgentMetrics(
-            connections, gauges=lambda: read_gauges(self), clock=time.monotonic, build={"version": _VERSION, "node": node}
+            connections,
+            gauges=lambda: read_gauges(self),
+            clock=time.monotonic,
+            build={"version": _VERSION, "node": node},
         )
         self.runtime = AgentRuntime(
             node=node,
@@ -194,8 +197,7 @@ class Agent:
                 logger.warning("draining: %d connections did not end in time and are cut", len(self.runtime.connections))
         self.runtime.connecting.turn_away()
         for connection in self.runtime.connections:
-            if connection.relay is not None:
-                connection.relay.abort("the agent is shutting down")
+            connection.cut("draining", "the agent is shutting down")
 
     async def stop(self) -> None:
         """Release everything."""
@@ -208,8 +210,8 @@ class Agent:
             if isinstance(connection.relay, Lease):
                 connection.relay.drain("the agent is shutting down")
                 connection.relay.let_go()
-            elif connection.relay is not None:
-                connection.relay.abort("the agent is shutting down")
+            else:
+                connection.cut("draining", "the agent is shutting down")
         self.inbound.close()
         self.outbound.close()
         await self.runtime.cancel_tasks()

@@ -48,11 +48,6 @@ _EJECTS: Final = frozenset({ReplyCode.TUNNEL_FAILED, ReplyCode.SERVICE_REFUSED, 
 _FINAL: Final = frozenset({ReplyCode.ACCESS_DENIED, ReplyCode.SERVICE_NOT_FOUND})
 
 
-def _cut(connection: Connection, reason: str) -> None:
-    if connection.relay is not None:
-        connection.relay.abort(reason)
-
-
 class ClientConnection:
     """One client with a complete request. States: deciding -> connecting -> over (relayed, refused or gone)."""
 
@@ -374,7 +369,7 @@ class ClientConnection:
         assert isinstance(self._handshake, FilteringHandshake)
         if not self._handshake.filtering:
             return self._client, book
-        made = Filter(self._runtime, self._client, self._handshake, self._id, partial(_cut, connection))
+        made = Filter(self._runtime, self._client, self._handshake, self._id, connection.cut)
         return made.end, made.until_delivered(book)
 
     def _relay_tunnel(self, endpoint: Endpoint, session: FramedSession) -> None:
@@ -427,7 +422,8 @@ class ClientConnection:
         )
 
     def _refuse(self, code: ReplyCode, policy: str, reason: str) -> None:
-        record_refusal(self._runtime, self._entrance.pod, self._id, self._request.service_id, code, policy, reason)
+        version = self._endpoint.version if self._endpoint else None
+        record_refusal(self._runtime, self._entrance.pod, self._id, self._request.service_id, code, policy, reason, version)
         if self._end(code, reason):
             close_after_reply(self._client)
 
@@ -448,17 +444,8 @@ class ClientConnection:
             self._refuse(ReplyCode.INTERNAL_ERROR, "agent", f"internal error: {type(error).__name__}; see the agent's log")
 
     def _on_hangup(self, _events: int) -> None:
-        placement = self._entrance.pod.placement
-        self._runtime.access_log.refused(
-            self._id,
-            "source",
-            placement.meshlet,
-            placement.pod,
-            self._request.service_id,
-            ReplyCode.INTERNAL_ERROR,
-            "client",
-            "the client closed before it was answered",
-        )
+        code, why = ReplyCode.INTERNAL_ERROR, "the client closed before it was answered"
+        record_refusal(self._runtime, self._entrance.pod, self._id, self._request.service_id, code, "client", why)
         self._gone("client closed while its connection was being made")
 
     def _end(self, code: ReplyCode, reason: str = "", *, descriptor_follows: bool = False) -> bool:

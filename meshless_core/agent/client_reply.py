@@ -84,9 +84,13 @@ def record_refusal(
     code: ReplyCode,
     policy: str,
     reason: str,
+    version: str | None = None,
 ) -> None:
-    """Count and log a refused request. A service that does not exist is counted as unknown: its name is the client's."""
+    """Count and log a request that became no connection; `version` is the one that was chosen, if that was reached.
+
+    A service that does not exist is counted as unknown: its name is the client's.
+    """
     placement = pod.placement
     known = service if service and runtime.table and runtime.table.route(service) else None
-    runtime.metrics.refused("source", placement.meshlet, known, code)
+    runtime.metrics.refused("source", placement.meshlet, known, code, policy, version)
     runtime.access_log.refused(connection_id, "source", placement.meshlet, placement.pod, service, code, policy, reason)

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import attrs
 
+from meshless_core.agent.flags import Cut
 from meshless_core.agent.lease import Lease
 from meshless_core.relay import Relay
 from meshless_core.types import Endpoint, MeshletRef, PodRef, ServiceId
@@ -55,6 +56,7 @@ class Connection:
         opened_at: Unix time in seconds.
         connect_seconds: from the complete request to the reply.
         relay: moves the bytes; None only while the connection is being made.
+        cut_for: why this agent cut it; empty if it did not.
         flow: the metrics' counters for this kind of connection.
     """
 
@@ -70,7 +72,20 @@ class Connection:
     connect_seconds: float
     opened_at: float = attrs.field(factory=time.time)
     relay: Relay | None = None
+    cut_for: Cut = ""
     flow: object = None
+
+    def cut(self, cut_for: Cut, reason: str) -> None:
+        """End it now; does nothing if it is over or was cut already.
+
+        Args:
+            cut_for: the class of the reason, for the label `flags`.
+            reason: for people and logs.
+        """
+        if self.relay is None or self.relay.closed:
+            return
+        self.cut_for = self.cut_for or cut_for
+        self.relay.abort(reason)
 
     def to_dict(self, now: float, monotonic: float) -> dict[str, object]:
         """For JSON. `now` is Unix time, `monotonic` the relay's clock, both in seconds."""

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import attrs
 
+from meshless_core.agent.flags import Cut
 from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.errors import RemoteProtocolError
 from meshless_core.hookspecs import FilteringHandshake
@@ -51,7 +52,7 @@ class Filter:
         client: the client's socket, owned and closed from now on.
         handshake: has the filter.
         connection_id: for the log.
-        cut: ends the relay, given a reason; does nothing if it is over already.
+        cut: ends the relay, given the class of the reason and its text; does nothing if it is over already.
 
     Raises:
         OSError: no descriptor is left; `client` stays the caller's.
@@ -66,7 +67,7 @@ class Filter:
         client: socket.socket,
         handshake: FilteringHandshake,
         connection_id: bytes,
-        cut: Callable[[str], None],
+        cut: Callable[[Cut, str], None],
     ) -> None:
         self._inner, self.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._client = client
@@ -128,20 +129,20 @@ class Filter:
             self._result = attrs.evolve(self._result, outcome="error", reason=reason, ended_by="client")
         except RemoteProtocolError as error:
             logger.warning("connection %s is cut: %s", self._id.hex(), error)
-            self._stop(f"the client's bytes are refused: {error}")
+            self._stop("client_error", f"the client's bytes are refused: {error}")
         except OSError as error:
-            self._stop(f"client: {error.strerror}")
+            self._stop("client_reset", f"client: {error.strerror}")
         except Exception as error:
             logger.exception("connection %s is cut: its handshake's filter failed", self._id.hex())
-            self._stop(f"internal error: {type(error).__name__} in the handshake's filter")
+            self._stop("agent_error", f"internal error: {type(error).__name__} in the handshake's filter")
         finally:
             for task in (forward, backward, relayed):
                 task.cancel()
             await asyncio.gather(forward, backward, relayed, return_exceptions=True)
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, cut: Cut, reason: str) -> None:
         self._cutting = True
-        self._cut(reason)
+        self._cut(cut, reason)
 
     async def _forward(self) -> None:
         loop = asyncio.get_running_loop()

@@ -298,8 +298,11 @@ class InboundTunnels:
 
     def _refuse(self, peer: _Peer, request: OpenRequest, refusal: Refusal) -> None:
         runtime, source = self._runtime, peer.session.stream.peer.ref
-        known = runtime.table is not None and runtime.table.route(request.service) is not None
-        runtime.metrics.refused("destination", source, request.service if known else None, refusal.code)
+        route = runtime.table.route(request.service) if runtime.table is not None else None
+        endpoint = route.local_pods.get(request.pod) if route is not None else None
+        version = endpoint.version if endpoint is not None else None  # the documents', not what the peer says
+        known = request.service if route is not None else None
+        runtime.metrics.refused("destination", source, known, refusal.code, refusal.policy, version)
         runtime.access_log.refused(
             request.connection_id,
             "destination",

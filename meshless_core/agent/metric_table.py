@@ -42,13 +42,19 @@ class MetricInfo:
 
 METRICS: Final = (
     MetricInfo("meshless_connections_opened_total", "counter", "Connections established.", FLOW_LABELS),
-    MetricInfo("meshless_connections_closed_total", "counter", "Connections ended, by outcome.", (*FLOW_LABELS, "reason")),
+    MetricInfo(
+        "meshless_connections_closed_total",
+        "counter",
+        "Established connections that ended; reason is the outcome, flags says who or what ended it.",
+        (*FLOW_LABELS, "reason", "flags"),
+    ),
     MetricInfo("meshless_connections_active", "gauge", "Connections established now.", FLOW_LABELS),
     MetricInfo(
         "meshless_connections_refused_total",
         "counter",
-        "Requests answered with a code other than OK; reason is the reply code's name in lower case.",
-        (*FLOW_LABELS[:-1], "reason"),
+        "Requests that became no connection; reason is the class, flags the reply code. The version is unknown until one was "
+        "chosen.",
+        (*FLOW_LABELS, "reason", "flags"),
     ),
     MetricInfo("meshless_sent_bytes_total", "counter", "Payload bytes from clients towards services.", FLOW_LABELS),
     MetricInfo("meshless_received_bytes_total", "counter", "Payload bytes from services towards clients.", FLOW_LABELS),
@@ -65,7 +71,13 @@ METRICS: Final = (
         "Handed-over connections that the agent had to cut, because the client did not stop when it was told to.",
         FLOW_LABELS,
     ),
-    MetricInfo("meshless_authz_decisions_total", "counter", "Decisions of all authorizers together.", ("action", "reporter")),
+    MetricInfo(
+        "meshless_authz_decisions_total",
+        "counter",
+        "Decisions of all authorizers together, those about live connections after a change included. mode is enforce: no "
+        "policy is only tried out yet.",
+        ("action", "mode", "reporter"),
+    ),
     MetricInfo("meshless_handshakes_pending", "gauge", "Client connections whose request is not complete yet."),
     MetricInfo("meshless_tunnel_sessions", "gauge", "Secure sessions to and from other agents.", ("role", "state")),
     MetricInfo("meshless_tunnel_handshakes_total", "counter", "Secure handshakes with other agents.", ("role", "result")),

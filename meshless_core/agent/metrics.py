@@ -23,8 +23,10 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from meshless_core.agent.connections import Connection, ConnectionTable, Reporter
+from meshless_core.agent.flags import Cut, closed_flags, refused_labels
 from meshless_core.agent.histogram import Histogram
-from meshless_core.agent.metric_table import FLOW_LABELS, METRICS_BY_NAME
+from meshless_core.agent.metric_table import METRICS_BY_NAME
+from meshless_core.relay import EndedBy, Outcome, RelayResult
 from meshless_core.types import MeshletRef, ReplyCode, ServiceId
 
 __all__ = ["UNKNOWN", "AgentMetrics"]
@@ -50,6 +52,9 @@ _CONNECT_BUCKETS: Final = (
 )
 _DURATION_BUCKETS: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0)
 UNKNOWN: Final = "unknown"
+_ENFORCE: Final = "enforce"
+_MAX_RESULTS: Final = 64  # a transport plugin names the results of handshakes; one that invents words does not flood a scraper
+_OTHER: Final = "other"
 
 
 @attrs.define(eq=False)
@@ -61,18 +66,38 @@ class _Flow:
     active: int = 0
     sent: int = 0
     received: int = 0
-    closed: dict[str, int] = attrs.field(factory=dict)
+    ignored: int = 0
+    closed: dict[tuple[Outcome, EndedBy, Cut], int] = attrs.field(factory=dict)
     connect: Histogram = attrs.field(factory=lambda: Histogram.make(_CONNECT_BUCKETS))
     duration: Histogram = attrs.field(factory=lambda: Histogram.make(_DURATION_BUCKETS))
     last_used: float = 0.0
 
+    def closings(self) -> Mapping[tuple[str, str], int]:
+        """Ends by the labels `reason` and `flags`: words are for scrapes, the connection path counts what it has at hand."""
+        found: dict[tuple[str, str], int] = {}
+        for (outcome, ended_by, cut), count in self.closed.items():
+            key = (outcome, closed_flags(outcome, ended_by, cut))
+            found[key] = found.get(key, 0) + count
+        return found
 
-_Labels = TypeVar("_Labels", bound=tuple[str, ...])
+
+@attrs.define(eq=False)
+class _Count:
+    """A counter that is forgotten when nothing was counted for a while."""
+
+    value: int = 0
+    last_used: float = 0.0
+
+
 _FlowKey = tuple[Reporter, MeshletRef, ServiceId, str | None]
 
 
 class AgentMetrics(Collector):
     """All counters of one agent.
+
+    Series with names of meshlets are forgotten when they were idle for ten minutes and none of their connections is open, since
+    meshlets come and go; a scraper takes one that comes back for a restarted counter. All other series are of fixed sets and
+    stay; those that can be known are 0 from the start, so that a first event is an increase.
 
     Args:
         connections: the live connections.
@@ -94,10 +119,12 @@ class AgentMetrics(Collector):
         self._clock = clock
         self._build = dict(build)
         self._flows: dict[_FlowKey, _Flow] = {}
-        self._refused: dict[tuple[str, ...], int] = {}
-        self._ignored: dict[tuple[str, ...], int] = {}
-        self._decisions: dict[tuple[str, str], int] = {}
-        self._handshakes: dict[tuple[str, str], int] = {}
+        self._refused: dict[tuple[str, ...], _Count] = {}
+        self._decisions: dict[tuple[str, ...], int] = {
+            (action, _ENFORCE, reporter): 0 for action in ("allow", "deny") for reporter in ("source", "destination")
+        }
+        self._handshakes: dict[tuple[str, ...], int] = {(role, "ok"): 0 for role in ("client", "server")}
+        self._swept = clock()
 
     def opened(self, connection: Connection) -> None:
         """A connection was established."""
@@ -106,19 +133,37 @@ class AgentMetrics(Collector):
         flow.active += 1
         flow.connect.observe(connection.connect_seconds)
 
-    def closed(self, connection: Connection, outcome: str, sent: int, received: int, seconds: float) -> None:
-        """A connection ended; `sent` and `received` are its payload bytes, `seconds` its life."""
+    def closed(self, connection: Connection, result: RelayResult, seconds: float) -> None:
+        """A connection ended after so many seconds."""
         flow = connection.flow
         assert isinstance(flow, _Flow), "only what was opened is closed"
         flow.last_used = self._clock()
         flow.active -= 1
-        flow.closed[outcome] = flow.closed.get(outcome, 0) + 1
-        flow.sent += sent
-        flow.received += received
+        how = (result.outcome, result.ended_by, connection.cut_for)
+        flow.closed[how] = flow.closed.get(how, 0) + 1
+        flow.sent += result.bytes_to_service
+        flow.received += result.bytes_to_client
         flow.duration.observe(seconds)
 
-    def refused(self, reporter: str, source: MeshletRef | None, service: ServiceId | None, code: ReplyCode) -> None:
-        """A request was refused. Pass `service` only if it exists: its name becomes a label."""
+    def refused(
+        self,
+        reporter: str,
+        source: MeshletRef | None,
+        service: ServiceId | None,
+        code: ReplyCode,
+        stage: str = "",
+        version: str | None = None,
+    ) -> None:
+        """A request became no connection.
+
+        Args:
+            reporter: which side this agent is on.
+            source: who asked.
+            service: only if it exists: its name becomes a label.
+            code: the verdict.
+            stage: who gave it; see `refused_labels`.
+            version: the one that was chosen, from the documents.
+        """
         key = (
             reporter,
             source.namespace if source else UNKNOWN,
@@ -126,25 +171,39 @@ class AgentMetrics(Collector):
             service.namespace if service else UNKNOWN,
             service.meshlet if service else UNKNOWN,
             service.service if service else UNKNOWN,
-            code.name.lower(),
+            version or UNKNOWN,
+            *refused_labels(code, stage),
         )
-        self._refused[key] = self._refused.get(key, 0) + 1
+        now = self._clock()
+        count = self._refused.get(key)
+        if count is None:
+            self._sweep_if_due(now)
+            count = self._refused[key] = _Count()
+        count.value += 1
+        count.last_used = now
 
     def revocation_ignored(self, connection: Connection) -> None:
         """The client of a handed-over connection did not stop when it was told to; the connection has not been closed yet."""
         flow = connection.flow
         assert isinstance(flow, _Flow), "only what was opened is revoked"
-        self._ignored[flow.labels] = self._ignored.get(flow.labels, 0) + 1
+        flow.ignored += 1
 
     def decided(self, action: str, reporter: str) -> None:
         """The authorizers answered."""
-        key = (action, reporter)
+        key = (action, _ENFORCE, reporter)
         self._decisions[key] = self._decisions.get(key, 0) + 1
 
     def handshake(self, role: str, result: str) -> None:
         """A secure handshake ended; `result` is "ok" or a low-cardinality reason."""
         key = (role, result)
+        if key not in self._handshakes and len(self._handshakes) >= _MAX_RESULTS:
+            key = (role, _OTHER)
         self._handshakes[key] = self._handshakes.get(key, 0) + 1
+
+    @property
+    def series(self) -> int:
+        """Kinds of connections and of refusals that are remembered."""
+        return len(self._flows) + len(self._refused)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format (version 0.0.4)."""
@@ -152,9 +211,7 @@ class AgentMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Make the families; called by the exposition."""
-        now = self._clock()
-        for key in [key for key, flow in self._flows.items() if not flow.active and now - flow.last_used > _EXPIRE_SECONDS]:
-            del self._flows[key]
+        self._sweep(self._clock())
         live: dict[_FlowKey, tuple[int, int]] = {}
         for connection in self._connections:
             if connection.relay is not None:
@@ -164,65 +221,45 @@ class AgentMetrics(Collector):
                     received + connection.relay.bytes_to_client,
                 )
         yield from self._flow_families(live)
-        yield self._counter("meshless_connections_refused_total", self._refused)
-        yield self._counter("meshless_revocations_ignored_total", self._ignored)
-        yield self._counter("meshless_authz_decisions_total", self._decisions)
-        yield self._counter("meshless_tunnel_handshakes_total", self._handshakes)
+        refused = {labels: count.value for labels, count in self._refused.items()}
+        yield _filled(_counter("meshless_connections_refused_total"), refused)
+        yield _filled(_counter("meshless_authz_decisions_total"), self._decisions)
+        yield _filled(_counter("meshless_tunnel_handshakes_total"), self._handshakes)
         for name, values in self._gauges().items():
-            if METRICS_BY_NAME[name].type == "counter":
-                yield self._counter(name, values)
-                continue
-            family = GaugeMetricFamily(name, METRICS_BY_NAME[name].help, labels=METRICS_BY_NAME[name].labels)
-            for labels, value in values.items():
-                family.add_metric(labels, value)
-            yield family
+            yield _filled(_counter(name) if METRICS_BY_NAME[name].type == "counter" else _gauge(name), values)
         info = InfoMetricFamily("meshless_build", METRICS_BY_NAME["meshless_build"].help, labels=())
         info.add_metric((), self._build)
         yield info
 
     def _flow_families(self, live: Mapping[_FlowKey, tuple[int, int]]) -> Iterator[Metric]:
-        opened = self._family("meshless_connections_opened_total")
-        closed = self._family("meshless_connections_closed_total")
-        sent = self._family("meshless_sent_bytes_total")
-        received = self._family("meshless_received_bytes_total")
-        active = GaugeMetricFamily(
-            "meshless_connections_active", METRICS_BY_NAME["meshless_connections_active"].help, labels=FLOW_LABELS
-        )
-        connect = HistogramMetricFamily(
-            "meshless_connect_duration_seconds", METRICS_BY_NAME["meshless_connect_duration_seconds"].help, labels=FLOW_LABELS
-        )
-        duration = HistogramMetricFamily(
-            "meshless_connection_duration_seconds",
-            METRICS_BY_NAME["meshless_connection_duration_seconds"].help,
-            labels=FLOW_LABELS,
-        )
+        opened = _counter("meshless_connections_opened_total")
+        closed = _counter("meshless_connections_closed_total")
+        sent = _counter("meshless_sent_bytes_total")
+        received = _counter("meshless_received_bytes_total")
+        ignored = _counter("meshless_revocations_ignored_total")
+        active = _gauge("meshless_connections_active")
+        connect = _histogram("meshless_connect_duration_seconds")
+        duration = _histogram("meshless_connection_duration_seconds")
         for key, flow in self._flows.items():
             live_sent, live_received = live.get(key, (0, 0))
             opened.add_metric(flow.labels, flow.opened)
-            for outcome, count in flow.closed.items():
-                closed.add_metric((*flow.labels, outcome), count)
+            for how, count in flow.closings().items():
+                closed.add_metric((*flow.labels, *how), count)
             active.add_metric(flow.labels, flow.active)
             sent.add_metric(flow.labels, flow.sent + live_sent)
             received.add_metric(flow.labels, flow.received + live_received)
+            if flow.ignored:
+                ignored.add_metric(flow.labels, flow.ignored)
             connect.add_metric(flow.labels, flow.connect.buckets(), flow.connect.total)
             duration.add_metric(flow.labels, flow.duration.buckets(), flow.duration.total)
-        yield from (opened, closed, active, sent, received, connect, duration)
-
-    def _family(self, name: str) -> CounterMetricFamily:
-        return CounterMetricFamily(name.removesuffix("_total"), METRICS_BY_NAME[name].help, labels=METRICS_BY_NAME[name].labels)
-
-    def _counter(
-        self, name: str, values: Mapping[tuple[str, ...], float] | Mapping[tuple[str, str], int]
-    ) -> CounterMetricFamily:
-        family = self._family(name)
-        for labels, value in values.items():
-            family.add_metric(labels, value)
-        return family
+        yield from (opened, closed, active, sent, received, ignored, connect, duration)
 
     def _flow(self, connection: Connection) -> _Flow:
         key = _key(connection)
+        now = self._clock()
         flow = self._flows.get(key)
         if flow is None:
+            self._sweep_if_due(now)
             reporter, source, service, version = key
             flow = self._flows[key] = _Flow(
                 (
@@ -235,8 +272,45 @@ class AgentMetrics(Collector):
                     version or UNKNOWN,
                 )
             )
-        flow.last_used = self._clock()
+        flow.last_used = now
         return flow
+
+    def _sweep_if_due(self, now: float) -> None:
+        """Forget also while nobody scrapes: an agent without a scraper must not grow with every meshlet that ever was."""
+        if now - self._swept > _EXPIRE_SECONDS:
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        self._swept = now
+        before = now - _EXPIRE_SECONDS
+        for key in [key for key, flow in self._flows.items() if not flow.active and flow.last_used < before]:
+            del self._flows[key]
+        for labels in [labels for labels, count in self._refused.items() if count.last_used < before]:
+            del self._refused[labels]
+
+
+_Labels = TypeVar("_Labels", bound=tuple[str, ...])
+
+
+def _counter(name: str) -> CounterMetricFamily:
+    info = METRICS_BY_NAME[name]
+    return CounterMetricFamily(name.removesuffix("_total"), info.help, labels=info.labels)
+
+
+def _gauge(name: str) -> GaugeMetricFamily:
+    info = METRICS_BY_NAME[name]
+    return GaugeMetricFamily(name, info.help, labels=info.labels)
+
+
+def _histogram(name: str) -> HistogramMetricFamily:
+    info = METRICS_BY_NAME[name]
+    return HistogramMetricFamily(name, info.help, labels=info.labels)
+
+
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[_Labels, float] | Mapping[_Labels, int]) -> Metric:
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
 
 
 def _key(connection: Connection) -> _FlowKey:

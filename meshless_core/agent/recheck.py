@@ -68,7 +68,7 @@ class Recheck:
             outcome.reason,
             outcome.policy,
         )
-        relay.abort(f"no longer allowed by {outcome.policy}: {outcome.reason}"[:256])
+        connection.cut("revoked", f"no longer allowed by {outcome.policy}: {outcome.reason}"[:256])
 
 
 def _side(connection: Connection) -> Side:

@@ -123,13 +123,7 @@ class AgentRuntime:
     def closed(self, connection: Connection, balancer: Balancer | None, result: RelayResult) -> None:
         """Book the end of an established connection."""
         self.connections.remove(connection)
-        self.metrics.closed(
-            connection,
-            result.outcome,
-            result.bytes_to_service,
-            result.bytes_to_client,
-            max(time.time() - connection.opened_at, 0.0),
-        )
+        self.metrics.closed(connection, result, max(time.time() - connection.opened_at, 0.0))
         if balancer is not None:
             balancer.on_closed(connection.endpoint)
         if connection.endpoint.node == self.node:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from meshless_core.types import AuthorizationRequest, Decision, ReplyCode, Verdict
+from tests.agent.scraping import scrape, until_counted
 
 MakeMesh = Callable[..., Awaitable[Any]]
 BOTH = pytest.mark.parametrize("node", ["node-a", "node-b"], ids=["same-node", "cross-node"])
@@ -121,6 +122,54 @@ async def test_a_missing_server_socket_is_refused_with_the_reason_in_the_log(mak
     entry = json.loads(mesh.lines[-1].splitlines()[-1])
     assert entry["code"] == "SERVICE_REFUSED"
     assert "server/http does not exist" in entry["reason"]
+
+
+@BOTH
+async def test_a_refusal_counts_for_the_version_that_was_chosen(make_mesh: MakeMesh, node: str) -> None:
+    mesh = await make_mesh(cart_on=node)
+    assert await mesh.refusal() is ReplyCode.SERVICE_REFUSED
+    labels = {"reason": "connect_failed", "flags": "service_refused", "destination_version": "v1", "source_meshlet": "web"}
+    await until_counted(mesh, 1, "meshless_connections_refused_total", reporter="source", **labels)
+    if node == "node-b":
+        await until_counted(mesh, 1, "meshless_connections_refused_total", node, reporter="destination", **labels)
+
+
+async def test_a_client_that_leaves_before_it_is_answered_is_counted_as_that(make_mesh: MakeMesh) -> None:
+    mesh = await make_mesh(authorizers=[("late", _Saying(_hang))])
+    client = await mesh.open()
+    async with asyncio.timeout(5):
+        while not mesh.agents["node-a"].runtime.connecting:
+            await asyncio.sleep(0.005)
+    client.close()
+    await until_counted(mesh, 1, "meshless_connections_refused_total", reason="client_gone", flags="client_gone")
+
+
+@BOTH
+async def test_a_connection_that_is_taken_back_says_so_at_both_agents(
+    make_mesh: MakeMesh, shop: Callable[[str], str], node: str
+) -> None:
+    mesh = await make_mesh(cart_on=node)
+    await mesh.serve(_echo)
+    reader, writer = await mesh.dial()
+    await mesh.apply(shop(node).replace("spec: {client: [{namespace: shop, meshlet: cart, service: http}]}", "spec: {}"))
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    writer.close()
+    name = "meshless_connections_closed_total"
+    words = set()
+    for agent in {"node-a", node}:
+        await until_counted(mesh, 1, name, agent, reason="aborted")
+        words |= {sample.labels["flags"] for sample in await scrape(mesh, agent) if sample.name == name}
+    assert words in ({"revoked"}, {"revoked", "cut"}), "whoever was first cut it for that, and the other was told or did it too"
+
+
+async def test_a_connection_that_a_drain_cuts_says_so(make_mesh: MakeMesh) -> None:
+    mesh = await make_mesh()
+    await mesh.serve(_echo)
+    _, writer = await mesh.dial()
+    await mesh.agents["node-a"].drain()
+    await until_counted(mesh, 1, "meshless_connections_closed_total", reason="aborted", flags="draining")
+    writer.close()
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory", "file", "dead"])

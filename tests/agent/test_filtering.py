@@ -18,6 +18,7 @@ from meshless_core.errors import RemoteProtocolError
 from meshless_core.hookspecs import HandshakeRequest, ReplyDetails
 from meshless_core.types import ReplyCode, ServiceId
 from tests.agent.handing_over import echo, receive, until
+from tests.agent.scraping import until_counted
 
 MakeMesh = Callable[..., Awaitable[Any]]
 BOTH = pytest.mark.parametrize("node", ["node-a", "node-b"], ids=["same-node", "cross-node"])
@@ -72,7 +73,7 @@ async def test_a_filter_stopped_before_its_first_step_leaves_no_socket_open(make
     runtime = mesh.agents["node-a"].runtime
     client, ours = socket.socketpair()
     client.setblocking(False)
-    inner = Filter(runtime, client, Shouting(), bytes(16), lambda _reason: None).end
+    inner = Filter(runtime, client, Shouting(), bytes(16), lambda _cut, _reason: None).end
     with contextlib.closing(inner), contextlib.closing(ours):
         await runtime.cancel_tasks()
         await asyncio.sleep(0)
@@ -206,13 +207,13 @@ async def test_the_service_may_end_first(make_mesh: MakeMesh, node: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "outcome", "reason"),
-    [(b"stop!", "aborted", "no exclamations"), (b"what?", "aborted", "internal error: ValueError")],
+    ("words", "flags", "reason"),
+    [(b"stop!", "client_error", "no exclamations"), (b"what?", "agent_error", "internal error: ValueError")],
     ids=["refused", "bug"],
 )
 @BOTH
 async def test_what_the_filter_refuses_cuts_the_connection_at_both_ends_and_is_in_the_log(
-    make_mesh: MakeMesh, node: str, words: bytes, outcome: str, reason: str
+    make_mesh: MakeMesh, node: str, words: bytes, flags: str, reason: str
 ) -> None:
     ended = asyncio.Event()
     got = bytearray()
@@ -239,7 +240,8 @@ async def test_what_the_filter_refuses_cuts_the_connection_at_both_ends_and_is_i
     await until(lambda: all_over(mesh))
     mesh.agents["node-a"].runtime.access_log.flush()
     line = next(line for line in mesh.lines if '"node-a"' in line)
-    assert outcome in line
+    assert "aborted" in line
+    await until_counted(mesh, 1, "meshless_connections_closed_total", reason="aborted", flags=flags)
     assert reason in line
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from docs.generate import commands, errors, hooks, metrics, settings
 from meshless_core import ReplyCode
+from meshless_core.agent.flags import CLOSED_FLAGS, REFUSED_REASONS
 from meshless_core.agent.metric_table import METRICS, MetricInfo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +62,11 @@ def test_every_metric_is_in_the_reference(metric: MetricInfo) -> None:
     line = next(line for line in page("metrics.md").splitlines() if f"`{metrics.exported_name(metric)}`" in line)
     assert f"| {metric.type} |" in line
     assert all(f"`{label}`" in line for label in metric.labels)
+
+
+@pytest.mark.parametrize("word", [*CLOSED_FLAGS, *(code.name.lower() for code in REFUSED_REASONS)])
+def test_every_word_of_flags_is_in_the_reference(word: str) -> None:
+    assert f"`{word}` |" in page("metrics.md")
 
 
 @pytest.mark.parametrize("code", ReplyCode, ids=lambda code: code.name)

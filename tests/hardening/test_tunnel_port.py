@@ -229,7 +229,7 @@ def test_an_agent_without_a_free_descriptor_waits_and_goes_on(mesh: Any, patienc
 
 
 def test_a_leaf_of_a_meshlet_without_permission_gets_a_tunnel_and_no_service(mesh: Any, patience: Callable[..., Any]) -> None:
-    labels = {"reporter": "destination", "source_meshlet": "other", "reason": "access_denied"}
+    labels = {"reporter": "destination", "source_meshlet": "other", "reason": "policy", "flags": "access_denied"}
     before = mesh.metric("node-b", "meshless_connections_refused_total", **labels)
     with mesh.tunnel(mesh.context(mesh.leaf("other"))) as tunnel:
         # it also claims to speak for a pod that may: told is not proven

@@ -10,6 +10,7 @@ from meshless_core.agent.connections import ConnectionTable
 from meshless_core.agent.metric_table import METRICS
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.workers.metric_sums import MetricSums
+from meshless_core.types import ReplyCode
 
 
 class Source:
@@ -18,7 +19,10 @@ class Source:
     def __init__(self) -> None:
         self.gauges: dict[str, dict[tuple[str, ...], float]] = {}
         self.metrics = AgentMetrics(
-            ConnectionTable(), gauges=lambda: self.gauges, clock=lambda: 0.0, build={"version": "1", "node": "n"}
+            ConnectionTable(),
+            gauges=lambda: self.gauges,
+            clock=lambda: 0.0,
+            build={"version": "1", "node": "n"},
         )
 
     def text(self) -> str:
@@ -39,12 +43,12 @@ def value(text: bytes, name: str, **labels: str) -> float | None:
 
 def test_counters_are_added_up_by_their_labels() -> None:
     a, b = Source(), Source()
-    a.metrics.decided("allow", "client")
-    b.metrics.decided("allow", "client")
-    b.metrics.decided("deny", "client")
+    a.metrics.decided("allow", "source")
+    b.metrics.decided("allow", "source")
+    b.metrics.decided("deny", "source")
     merged = MetricSums().merge({1: a.text(), 2: b.text()})
-    assert value(merged, "meshless_authz_decisions_total", action="allow", reporter="client") == 2
-    assert value(merged, "meshless_authz_decisions_total", action="deny", reporter="client") == 1
+    assert value(merged, "meshless_authz_decisions_total", action="allow", mode="enforce", reporter="source") == 2
+    assert value(merged, "meshless_authz_decisions_total", action="deny", mode="enforce", reporter="source") == 1
 
 
 def test_gauges_are_added_or_not_as_their_meaning_wants() -> None:
@@ -70,7 +74,7 @@ def test_gauges_are_added_or_not_as_their_meaning_wants() -> None:
 
 def test_every_name_and_help_survives() -> None:
     source = Source()
-    source.metrics.decided("allow", "client")
+    source.metrics.decided("allow", "source")
     alone = {family.name: family.documentation for family in text_string_to_metric_families(source.text())}
     merged = MetricSums().merge({1: source.text(), 2: source.text()}).decode()
     assert {family.name: family.documentation for family in text_string_to_metric_families(merged)} == alone
@@ -80,16 +84,16 @@ def test_every_name_and_help_survives() -> None:
 def test_what_a_dead_worker_counted_stays_while_another_has_the_series() -> None:
     a, b, sums = Source(), Source(), MetricSums()
     for _ in range(10):
-        a.metrics.decided("allow", "client")
-    b.metrics.decided("allow", "client")
-    a.metrics.decided("deny", "client")
-    labels = {"action": "allow", "reporter": "client"}
+        a.metrics.decided("allow", "source")
+    b.metrics.decided("allow", "source")
+    a.metrics.refused("source", None, None, ReplyCode.NOT_READY)
+    labels = {"action": "allow", "mode": "enforce", "reporter": "source"}
     assert value(sums.merge({1: a.text(), 2: b.text()}), "meshless_authz_decisions_total", **labels) == 11
     merged = sums.merge({2: b.text()})
     assert value(merged, "meshless_authz_decisions_total", **labels) == 11
-    assert value(merged, "meshless_authz_decisions_total", action="deny", reporter="client") is None, "nobody has it any more"
+    assert not any(name == "meshless_connections_refused_total" for name, _ in samples(merged)), "nobody has it any more"
     fresh = Source()
-    fresh.metrics.decided("allow", "client")
+    fresh.metrics.decided("allow", "source")
     assert value(sums.merge({3: fresh.text(), 2: b.text()}), "meshless_authz_decisions_total", **labels) == 12
 
 
