@@ -14,6 +14,7 @@ MODULES = (
     "settings",
     "hooks",
     "metrics",
+    "access_log",
     "reply_codes",
     "handshake_codes",
     "errors",

@@ -17,7 +17,7 @@ forgotten after ten idle minutes. Bytes grow during a connection, not only at it
 the node's value is their sum, or the highest or lowest of theirs, as the column *of workers* says."""
 
 _CLOSED: Final = """\
-`meshless_connections_closed_total` says it in two words. `reason` is the outcome: `closed`,
+`meshless_connections_closed_total` and the [access log](access-log.md) say it in two words. `reason` is the outcome: `closed`,
 `reset`, `idle_timeout`, `aborted` or `error`. `flags` says who or what it was:"""
 
 _WHERE: Final = """\

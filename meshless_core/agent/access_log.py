@@ -1,4 +1,4 @@
-"""One JSON line per closed or refused connection, with the field names of the metrics' labels.
+"""One JSON line per closed or refused connection, with the field names of the metrics' labels (see `access_log_fields`).
 
 Lines are formatted and written in batches, a fraction of a second later, so that a burst of short connections does not pay for
 its log one by one. At most `_MAX_LINES` wait; more are counted and the loss is logged, so memory stays bounded.
@@ -12,11 +12,12 @@ import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-from meshless_core.agent.connections import Connection, Reporter, TransportName
+from meshless_core.agent.connections import Connection
+from meshless_core.agent.flags import closed_flags, refused_labels
 from meshless_core.relay import RelayResult
-from meshless_core.types import Endpoint, MeshletRef, PodRef, ReplyCode, ServiceId
+from meshless_core.types import MeshletRef, PodRef, ReplyCode, ServiceId
 
 __all__ = ["AccessLog"]
 
@@ -27,9 +28,6 @@ _MAX_LINES: Final = 20_000
 _MAX_TEXT: Final = 256
 _EMPTY: Final = '""'
 _BATCH: Final = 256
-
-_Closed = tuple[Connection, RelayResult, float]
-"""An entry that is not a line yet: a connection, how it ended, and when, in Unix seconds."""
 
 
 class AccessLog:
@@ -43,7 +41,7 @@ class AccessLog:
     def __init__(self, write: Callable[[str], object] | None, *, node: str) -> None:
         self._write = write
         self._node = node
-        self._entries: list[_Closed | str] = []
+        self._entries: list[Callable[[], str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self.lost = 0
         """Lines that could not be kept or written."""
@@ -51,7 +49,8 @@ class AccessLog:
     def closed(self, connection: Connection, result: RelayResult) -> None:
         """A connection that was established has ended."""
         if self._write is not None:
-            self._add((connection, result, time.time()))
+            ended = time.time()
+            self._add(lambda: self._closed(connection, result, ended))
 
     def refused(
         self,
@@ -63,25 +62,13 @@ class AccessLog:
         code: ReplyCode,
         policy: str,
         reason: str,
+        version: str | None = None,
     ) -> None:
-        """A request was answered with another code than OK."""
+        """A request was answered with another code than OK, or its client left before; `version` if one was chosen."""
         if self._write is not None:
+            at = time.time()
             self._add(
-                _line(
-                    {
-                        "time": time.time(),
-                        "event": "refused",
-                        "node": self._node,
-                        "connection": connection_id.hex(),
-                        "reporter": reporter,
-                        "source": str(source) if source else None,
-                        "source_pod": str(source_pod) if source_pod else None,
-                        "service": str(service) if service else None,
-                        "code": code.name,
-                        "policy": policy,
-                        "reason": reason[:_MAX_TEXT],
-                    }
-                )
+                lambda: self._refused(at, connection_id, reporter, source, source_pod, service, code, policy, reason, version)
             )
 
     def flush(self) -> None:
@@ -92,14 +79,14 @@ class AccessLog:
         entries, self._entries = self._entries, []
         if not entries or self._write is None:
             return
-        text = "".join([entry if isinstance(entry, str) else self._closed(*entry) for entry in entries])
+        text = "".join(entry() for entry in entries)
         try:
             self._write(text)
         except OSError as error:
             self.lost += len(entries)
             logger.error("access log: %d lines lost: %s", len(entries), error.strerror)
 
-    def _add(self, entry: _Closed | str) -> None:
+    def _add(self, entry: Callable[[], str]) -> None:
         if len(self._entries) >= _MAX_LINES:
             self.lost += 1
             return
@@ -109,47 +96,61 @@ class AccessLog:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
 
+    def _refused(
+        self,
+        at: float,
+        connection_id: bytes,
+        reporter: str,
+        source: MeshletRef | None,
+        source_pod: PodRef | None,
+        service: ServiceId | None,
+        code: ReplyCode,
+        policy: str,
+        detail: str,
+        version: str | None,
+    ) -> str:
+        reason, flags = refused_labels(code, policy)
+        return (
+            f'{{"time":{at:.6f},"event":"refused","node":{_quoted(self._node)},"connection":"{connection_id.hex()}"'
+            f',"reporter":"{reporter}",{_who(source, source_pod, service, version)}'
+            f',"policy":{_quoted(policy)},"code":"{code.name}","reason":"{reason}","flags":"{flags}"'
+            f',"detail":{json.dumps(detail[:_MAX_TEXT])}}}\n'
+        )
+
     def _closed(self, connection: Connection, result: RelayResult, ended: float) -> str:
         """The line of a connection that ended; by hand, at a quarter of what `json.dumps` costs each connection."""
-        c, duration = connection, ended - connection.opened_at
-        who = _parties(self._node, c.reporter, c.transport, c.source, c.source_pod, c.service, c.endpoint, c.peer, c.policy)
+        endpoint = connection.endpoint
+        flags = closed_flags(result.outcome, result.ended_by, connection.cut_for)
         return (
-            f'{{"time":{ended:.6f},"event":"closed","connection":"{c.id.hex()}",{who}'
-            f',"outcome":"{result.outcome}","ended_by":"{result.ended_by}"'
-            f',"reason":{json.dumps(result.reason) if result.reason else _EMPTY}'
-            f',"connect_seconds":{c.connect_seconds:.6f},"duration_seconds":{duration:.6f}'
+            f'{{"time":{ended:.6f},"event":"closed","node":{_quoted(self._node)},"connection":"{connection.id.hex()}"'
+            f',"reporter":"{connection.reporter}","transport":"{connection.transport}"'
+            f",{_who(connection.source, connection.source_pod, connection.service, endpoint.version)}"
+            f',"destination_pod":{_quoted(endpoint.pod)}'
+            f',"destination_node":{_quoted(endpoint.node)},"peer":{_quoted(connection.peer or None)}'
+            f',"policy":{_quoted(connection.policy)},"reason":"{result.outcome}","flags":"{flags}","ended_by":"{result.ended_by}"'
+            f',"detail":{json.dumps(result.reason[:_MAX_TEXT]) if result.reason else _EMPTY}'
+            f',"connect_seconds":{connection.connect_seconds:.6f},"duration_seconds":{ended - connection.opened_at:.6f}'
             f',"bytes_to_service":{result.bytes_to_service},"bytes_to_client":{result.bytes_to_client}}}\n'
         )
 
 
-def _line(fields: dict[str, Any]) -> str:
-    return json.dumps(fields, separators=(",", ":")) + "\n"
+@lru_cache(maxsize=4096)
+def _quoted(value: object) -> str:
+    """`value` as a JSON string, or null. Names repeat, so the last few thousand are remembered."""
+    return "null" if value is None else json.dumps(str(value)[:_MAX_TEXT])
 
 
-@lru_cache(maxsize=1024)
-def _parties(
-    node: str,
-    reporter: Reporter,
-    transport: TransportName,
-    source: MeshletRef,
-    source_pod: PodRef | None,
-    service: ServiceId,
-    endpoint: Endpoint,
-    peer: str,
-    policy: str,
-) -> str:
-    """The fields that the connections of one client to one endpoint have in common; those of the last are remembered."""
-    fields: dict[str, object] = {
-        "node": node,
-        "reporter": reporter,
-        "transport": transport,
-        "source": str(source),
-        "source_pod": str(source_pod) if source_pod else None,
-        "service": str(service),
-        "version": endpoint.version,
-        "pod": str(endpoint.pod),
-        "destination_node": endpoint.node,
-        "peer": peer or None,
-        "policy": policy,
+@lru_cache(maxsize=4096)
+def _who(source: MeshletRef | None, source_pod: PodRef | None, service: ServiceId | None, version: str | None) -> str:
+    """The fields that say who talks to whom; the same for all connections of one kind, so remembered like names."""
+    fields = {
+        "source_namespace": source and source.namespace,
+        "source_meshlet": source and source.name,
+        "source_pod": source_pod,
+        "destination_namespace": service and service.namespace,
+        "destination_meshlet": service and service.meshlet,
+        "destination_service": service and service.service,
+        "destination_version": version,
+        "service": service,
     }
-    return _line(fields)[1:-2]
+    return ",".join(f'"{name}":{_quoted(value)}' for name, value in fields.items())

@@ -93,4 +93,6 @@ def record_refusal(
     placement = pod.placement
     known = service if service and runtime.table and runtime.table.route(service) else None
     runtime.metrics.refused("source", placement.meshlet, known, code, policy, version)
-    runtime.access_log.refused(connection_id, "source", placement.meshlet, placement.pod, service, code, policy, reason)
+    runtime.access_log.refused(
+        connection_id, "source", placement.meshlet, placement.pod, service, code, policy, reason, version
+    )

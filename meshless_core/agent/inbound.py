@@ -312,6 +312,7 @@ class InboundTunnels:
             refusal.code,
             refusal.policy,
             refusal.reason,
+            version,
         )
         peer.opening = None
         peer.session.reply(OpenReply(refusal.code, refusal.reason[:256]))

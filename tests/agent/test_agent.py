@@ -121,7 +121,7 @@ async def test_a_missing_server_socket_is_refused_with_the_reason_in_the_log(mak
     mesh.agents["node-a"].runtime.access_log.flush()
     entry = json.loads(mesh.lines[-1].splitlines()[-1])
     assert entry["code"] == "SERVICE_REFUSED"
-    assert "server/http does not exist" in entry["reason"]
+    assert "server/http does not exist" in entry["detail"]
 
 
 @BOTH
@@ -142,6 +142,8 @@ async def test_a_client_that_leaves_before_it_is_answered_is_counted_as_that(mak
             await asyncio.sleep(0.005)
     client.close()
     await until_counted(mesh, 1, "meshless_connections_refused_total", reason="client_gone", flags="client_gone")
+    mesh.agents["node-a"].runtime.access_log.flush()
+    assert json.loads(mesh.lines[-1])["flags"] == "client_gone"
 
 
 @BOTH

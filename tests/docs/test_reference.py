@@ -10,6 +10,7 @@ import pytest
 
 from docs.generate import commands, errors, hooks, metrics, settings
 from meshless_core import ReplyCode
+from meshless_core.agent.access_log_fields import FIELDS, Field
 from meshless_core.agent.flags import CLOSED_FLAGS, REFUSED_REASONS
 from meshless_core.agent.metric_table import METRICS, MetricInfo
 
@@ -67,6 +68,11 @@ def test_every_metric_is_in_the_reference(metric: MetricInfo) -> None:
 @pytest.mark.parametrize("word", [*CLOSED_FLAGS, *(code.name.lower() for code in REFUSED_REASONS)])
 def test_every_word_of_flags_is_in_the_reference(word: str) -> None:
     assert f"`{word}` |" in page("metrics.md")
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_field_of_the_access_log_is_in_the_reference(field: Field) -> None:
+    assert f"| `{field.name}` | " in page("access-log.md")
 
 
 @pytest.mark.parametrize("code", ReplyCode, ids=lambda code: code.name)

@@ -51,7 +51,7 @@ def test_one_client_shares_the_server_s_node_and_the_other_one_s_bytes_cross_a_t
         return [line for line in agent.access_log() if mine.items() <= line.items()]
 
     until(lambda: len(lines()) >= 2, lambda: f"two closed connections of {web.directory.name}: {lines()}")
-    assert {line["outcome"] for line in lines()} == {"closed"}
+    assert {line["reason"] for line in lines()} == {"closed"}
     assert {line["destination_node"] for line in lines()} == {"node-a"}
     assert {line["transport"] for line in lines()} == ({"local"} if here else {"tunnel"})
 

@@ -125,7 +125,7 @@ def test_an_authorizer_that_fails_means_no_stops_no_data_and_the_agent_lives(mes
     assert agent.pid == pid
     [*_, refusal] = until(lambda: [e for e in agent.access_log() if e.get("service") == f"{mood}.cart.shop"], "the refusal")
     assert refusal["code"] == "ACCESS_DENIED"
-    assert "moody" in refusal["reason"]
+    assert "moody" in refusal["detail"]
 
 
 # --- at the start ----------------------------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ def test_a_half_close_leaves_the_other_direction_open(
     assert got == answer
     one.close()
     entry = ending()
-    assert (entry["outcome"], entry["ended_by"]) == ("closed", first)
+    assert (entry["reason"], entry["ended_by"]) == ("closed", first)
     sizes = {entry["bytes_to_service"], entry["bytes_to_client"]}
     assert sizes == {8, 2_000_000}
 
@@ -270,7 +270,7 @@ def test_both_ends_may_close_their_side_at_once(
         end.sendall(b"last words")
         end.shutdown(socket.SHUT_WR)
     assert [receive_all(end) for end in ends] == [b"last words", b"last words"]
-    assert ending()["outcome"] == "closed"
+    assert ending()["reason"] == "closed"
 
 
 @pytest.mark.parametrize("first", ["client", "service"])
@@ -292,7 +292,7 @@ def test_a_connection_that_says_nothing_ends_cleanly(
     assert receive_all(service) == b""
     service.close()
     entry = ending()
-    assert (entry["outcome"], entry["bytes_to_service"], entry["bytes_to_client"]) == ("closed", 0, 0)
+    assert (entry["reason"], entry["bytes_to_service"], entry["bytes_to_client"]) == ("closed", 0, 0)
 
 
 # --- ends out of order ---------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_a_close_over_unread_bytes_is_a_reset_at_the_other_end(
     assert see_end(other) in ("eof", "reset")
     see_writes_fail(other)
     entry = ending()
-    assert (entry["outcome"], entry["ended_by"]) == ("reset", who)
+    assert (entry["reason"], entry["ended_by"]) == ("reset", who)
 
 
 @pytest.mark.parametrize("who", ["client", "service"])
@@ -328,7 +328,7 @@ def test_a_close_in_the_middle_of_what_the_other_sends_stops_the_sender(
     both(send, read_some)
     assert see_end(other) in ("eof", "reset")
     entry = ending()
-    assert (entry["outcome"], entry["ended_by"]) == ("reset", who)
+    assert (entry["reason"], entry["ended_by"]) == ("reset", who)
 
 
 CLIENT = """
@@ -378,7 +378,7 @@ def test_a_client_killed_ends_its_connection(place: Place, unread: bool, ending:
             see_writes_fail(service)
     entry = ending()
     assert entry["ended_by"] == "client"
-    assert entry["outcome"] in (("reset",) if unread else ("closed", "reset"))
+    assert entry["reason"] in (("reset",) if unread else ("closed", "reset"))
 
 
 @pytest.mark.parametrize("unread", [False, True], ids=["nothing-unread", "bytes-unread"])
@@ -397,7 +397,7 @@ def test_a_server_killed_ends_its_connection(place: Place, unread: bool, ending:
         see_writes_fail(client)
     entry = ending()
     assert entry["ended_by"] == "service"
-    assert entry["outcome"] in (("reset",) if unread else ("closed", "reset"))
+    assert entry["reason"] in (("reset",) if unread else ("closed", "reset"))
 
 
 @pytest.mark.slow
