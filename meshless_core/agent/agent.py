@@ -116,7 +116,7 @@ class Agent:
         connections = ConnectionTable()
         metrics = AgentMetrics(
             connections,
-            gauges=lambda: read_gauges(self),
+            gauges=lambda: read_gauges(self, self._clients.accepting),
             clock=time.monotonic,
             build={"version": _VERSION, "node": node},
         )

@@ -38,6 +38,11 @@ class ClientSide:
         self._open = False
         self._stopped = False
 
+    @property
+    def accepting(self) -> int:
+        """Pods whose connects are accepted now."""
+        return len(self._listeners)
+
     def add(self, pod: PodSockets) -> None:
         """Accept connections of a pod, as soon as `open` was called; after `stop` its connects wait for the next agent."""
         if self._stopped:

@@ -34,8 +34,15 @@ class Outcome(enum.Enum):
     """It is what is held already."""
     STALE = "stale"
     """It is older than what is held or demanded, was deleted, or is of a topic that does not count (any more)."""
-    REJECTED = "rejected"
-    """It is wrong; `DocumentSet.rejected` says how."""
+    MALFORMED = "malformed"
+    """It does not decode under its topic; `DocumentSet.rejected` says how."""
+    CONFLICT = "conflict"
+    """It is another content than the manifest names, or is held, for the same generation; `DocumentSet.rejected` says which."""
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it is wrong, not merely of no use."""
+        return self in (Outcome.MALFORMED, Outcome.CONFLICT)
 
 
 class DocumentSet:
@@ -103,7 +110,7 @@ class DocumentSet:
         try:
             document = decode_document(topic, payload)
         except DocumentError as error:
-            return self._reject(topic, str(error))
+            return self._reject(topic, Outcome.MALFORMED, str(error))
         held = self._held.get(topic)
         if held is not None:
             if _order(document) < _order(held):
@@ -113,6 +120,7 @@ class DocumentSet:
                     return Outcome.SAME
                 return self._reject(
                     topic,
+                    Outcome.CONFLICT,
                     f"document {topic!r}: a second content for epoch {document.epoch}, generation {document.generation}; "
                     "is a second reconciler running?",
                 )
@@ -128,6 +136,7 @@ class DocumentSet:
             if not _fits(document, state):
                 return self._reject(
                     document.topic,
+                    Outcome.CONFLICT,
                     f"document {document.topic!r}: generation {document.generation} has another digest than the manifest says",
                 )
         self._held[document.topic] = document
@@ -140,9 +149,9 @@ class DocumentSet:
                 self._rejected.pop(dropped, None)
         return Outcome.CHANGED
 
-    def _reject(self, topic: str, why: str) -> Outcome:
+    def _reject(self, topic: str, outcome: Outcome, why: str) -> Outcome:
         self._rejected[topic] = why
-        return Outcome.REJECTED
+        return outcome
 
 
 def _order(document: Document) -> tuple[int, int]:

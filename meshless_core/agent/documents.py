@@ -80,6 +80,7 @@ class DocumentStore:
         self._settle = settle
         check_topic(manifest_topic(node))
         self._set = DocumentSet(node)
+        self._received = dict.fromkeys(Outcome, 0)
         self._given_up: frozenset[str] = frozenset()
         self._in_force: Mapping[str, Document] = {}
         self._source = "none"
@@ -118,6 +119,11 @@ class DocumentStore:
     def rejected(self) -> Mapping[str, str]:
         """Topics whose last document was refused, and why."""
         return self._set.rejected
+
+    @property
+    def received(self) -> Mapping[Outcome, int]:
+        """Payloads that came from the bus, by what came of them."""
+        return self._received
 
     def age_seconds(self, now: float | None = None) -> float | None:
         """Seconds since the reconciler last confirmed this node's manifest, None without state.
@@ -172,7 +178,7 @@ class DocumentStore:
         except BusError as error:
             _log.warning("documents: last known good of %s: %s", topic, error)
             return
-        if found is not None and self._set.offer(topic, found[1]) is Outcome.REJECTED:
+        if found is not None and self._set.offer(topic, found[1]).rejected:
             _log.warning("documents: last known good of %s is not usable: %s", topic, self._set.rejected[topic])
 
     # --- following the bus ---
@@ -219,7 +225,8 @@ class DocumentStore:
     def _take(self, topic: str, payload: bytes | None) -> None:
         before = self._set.wanted
         outcome = self._set.offer(topic, payload)
-        if outcome is Outcome.REJECTED:
+        self._received[outcome] += 1
+        if outcome.rejected:
             _log.warning("documents: refused: %s", self._set.rejected[topic])
             return
         if outcome is Outcome.STALE:

@@ -82,12 +82,29 @@ METRICS: Final = (
     MetricInfo("meshless_tunnel_sessions", "gauge", "Secure sessions to and from other agents.", ("role", "state")),
     MetricInfo("meshless_tunnel_handshakes_total", "counter", "Secure handshakes with other agents.", ("role", "result")),
     MetricInfo("meshless_pods", "gauge", "Pods whose sockets this agent serves.", of_workers="max"),
+    MetricInfo(
+        "meshless_sockets",
+        "gauge",
+        "Sockets of this node's pods. role client: listeners for clients, accepting or waiting (the agent starts or drains). "
+        "role server: services the documents say a pod here provides, present or missing (no socket in the pod's server "
+        "folder: the application does not listen yet, or elsewhere).",
+        ("role", "state"),
+        of_workers="max",
+    ),
     MetricInfo("meshless_config_generation", "gauge", "Highest generation of the documents in force.", of_workers="min"),
     MetricInfo(
         "meshless_config_age_seconds", "gauge", "Seconds since the bus last confirmed the documents in force.", of_workers="max"
     ),
     MetricInfo(
         "meshless_bus_connected", "gauge", "1 if documents come from the bus, 0 if from disk or not at all.", of_workers="min"
+    ),
+    MetricInfo(
+        "meshless_bus_messages_total",
+        "counter",
+        "Documents from the bus by what came of them: applied, unchanged, stale (older than what is held, deleted, or not "
+        "wanted), malformed, or conflict (another content than the manifest names, or is held, for that generation). direction "
+        "is received: agents send nothing yet.",
+        ("direction", "result"),
     ),
     MetricInfo("meshless_access_log_lost_lines_total", "counter", "Access log lines that could not be kept or written."),
     MetricInfo(

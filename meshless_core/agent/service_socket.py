@@ -46,6 +46,13 @@ class ServiceSockets:
         self._folder = server_folder
         self._known: dict[str, tuple[int, str, int, int]] = {}
 
+    def has(self, service: str) -> bool:
+        """Whether there is a socket `server/<service>`; says nothing about who listens. Never follows what the pod made."""
+        try:
+            return stat.S_ISSOCK(os.stat(service, dir_fd=self._folder, follow_symlinks=False).st_mode)
+        except OSError:
+            return False
+
     def connect(self, service: str) -> socket.socket | None:
         """Connect to `server/<service>`.
 

@@ -49,7 +49,7 @@ def test_another_nodes_manifest_is_not_ours() -> None:
     held = DocumentSet("node-a")
     other = make_document(NodeManifest("node-b", (), {}), epoch=1, generation=1)
     assert held.offer(other.topic, encode_document(other)) is Outcome.STALE
-    assert held.offer(MANIFEST, encode_document(other)) is Outcome.REJECTED
+    assert held.offer(MANIFEST, encode_document(other)) is Outcome.MALFORMED
     assert held.manifest is None
 
 
@@ -109,7 +109,7 @@ def test_the_demanded_generation_with_another_digest_is_refused_and_reported() -
     held = DocumentSet("node-a")
     offer(held, manifest(meshlet("cart", generation=5)))
     forged = meshlet("cart", generation=5, provides=("backdoor",))
-    assert offer(held, forged) is Outcome.REJECTED
+    assert offer(held, forged) is Outcome.CONFLICT
     assert "generation 5 has another digest than the manifest says" in held.rejected[forged.topic]
     assert offer(held, meshlet("cart", generation=5)) is Outcome.CHANGED
     assert held.rejected == {}
@@ -119,7 +119,7 @@ def test_two_contents_for_one_generation_are_reported_as_two_reconcilers() -> No
     held = DocumentSet("node-a")
     offer(held, manifest(meshlet("cart", generation=1)))
     offer(held, meshlet("cart", generation=5))
-    assert offer(held, meshlet("cart", generation=5, provides=("x",))) is Outcome.REJECTED
+    assert offer(held, meshlet("cart", generation=5, provides=("x",))) is Outcome.CONFLICT
     assert "is a second reconciler running?" in held.rejected["meshlet/shop/cart"]
 
 
@@ -127,7 +127,7 @@ def test_bad_bytes_are_refused_and_the_last_good_stays() -> None:
     held, cart = DocumentSet("node-a"), meshlet("cart")
     offer(held, manifest(cart))
     offer(held, cart)
-    assert held.offer(cart.topic, b"{") is Outcome.REJECTED
+    assert held.offer(cart.topic, b"{") is Outcome.MALFORMED
     assert "'meshlet/shop/cart'" in held.rejected[cart.topic]
     assert held.documents[cart.topic] == cart
     assert offer(held, cart) is Outcome.SAME

@@ -42,6 +42,19 @@ def _open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.parametrize("made", ["socket", "symlink", "file", "nothing"])
+def test_only_a_socket_of_that_name_is_one(folder: Path, sockets: ServiceSockets, made: str) -> None:
+    with _listen(folder / "real"):
+        match made:
+            case "socket":
+                (folder / "real").rename(folder / "http")
+            case "symlink":
+                (folder / "http").symlink_to(folder / "real")
+            case "file":
+                (folder / "http").touch()
+    assert sockets.has("http") is (made == "socket")
+
+
 def test_a_listening_socket_is_connected(folder: Path, sockets: ServiceSockets) -> None:
     with _listen(folder / "http") as listener:
         connection = sockets.connect("http")

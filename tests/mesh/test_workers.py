@@ -124,6 +124,9 @@ def test_every_worker_serves_and_the_answers_are_of_all(mesh: RunningMesh, name:
         assert agent.metric("meshless_connections_active", **flow) == count
         assert agent.metric("meshless_connections_opened_total", **flow) - before == count
         assert agent.metric("meshless_pods") == len(agent.json("/status")["pods"]), "two workers have the same pods, not more"
+        listeners = agent.metric("meshless_sockets", role="client", state="accepting")
+        assert listeners == agent.metric("meshless_pods"), "nor more sockets"
+        assert agent.metric("meshless_bus_messages_total", direction="received", result="applied") > 0
     status = agent.json("/status")
     assert status["ready"]
     assert status["limits"]["max_connections"] == 20_000, "the bound of the agent, divided and added up again"
@@ -199,7 +202,7 @@ def test_a_drain_lets_connections_of_all_workers_finish(mesh: RunningMesh) -> No
     until(lambda: all(map(gone, [old, *pids])), "everybody has left")
     until(lambda: agent.ready, "the next agent serves")
     lines = agent.access_log()
-    assert sum(line["outcome"] == "closed" for line in lines if line["event"] == "closed") >= len(held.pairs)
+    assert sum(line["reason"] == "closed" for line in lines if line["event"] == "closed") >= len(held.pairs)
 
 
 def test_a_killed_agent_takes_its_workers_along(mesh: RunningMesh) -> None:

@@ -57,6 +57,8 @@ def test_gauges_are_added_or_not_as_their_meaning_wants() -> None:
         source.gauges = {
             "meshless_handshakes_pending": {(): number},
             "meshless_pods": {(): number},
+            "meshless_sockets": {("server", "present"): number},
+            "meshless_bus_messages_total": {("received", "applied"): number},
             "meshless_config_generation": {(): number},
             "meshless_config_age_seconds": {(): number},
             "meshless_bus_connected": {(): number - 3},
@@ -65,6 +67,8 @@ def test_gauges_are_added_or_not_as_their_meaning_wants() -> None:
     merged = MetricSums().merge({1: a.text(), 2: b.text()})
     assert value(merged, "meshless_handshakes_pending") == 8
     assert value(merged, "meshless_pods") == 5, "both have the same pods, one a moment later"
+    assert value(merged, "meshless_sockets", role="server", state="present") == 5, "they are the same sockets"
+    assert value(merged, "meshless_bus_messages_total", direction="received", result="applied") == 8, "each follows the bus"
     assert value(merged, "meshless_config_generation") == 3, "the node is as far as its last worker"
     assert value(merged, "meshless_config_age_seconds") == 5
     assert value(merged, "meshless_bus_connected") == 0
