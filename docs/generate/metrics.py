@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from docs.generate.page import GenerationError, Page, table, titled
+from docs.generate.page import GenerationError, Page, fenced, table, titled
 from meshless_core.agent.flags import CLOSED_FLAGS, REFUSED_REASONS
+from meshless_core.agent.hook_times import HOOKS, SAMPLE_EVERY
 from meshless_core.agent.metric_table import METRICS, MetricInfo
 
 __all__ = ["PAGE", "exported_name"]
@@ -28,6 +29,16 @@ _REFUSED: Final = """\
 `meshless_connections_refused_total`: `reason` is the class to alert on, `flags` the [reply code](reply-codes.md) in lower case.
 `handshake_timeout` is a client that did not finish its request, `client_gone` one that left before it was answered."""
 
+_HOOKS: Final = """\
+`meshless_plugin_hook_seconds`, by the plugin's name in `meshless.yaml`. Calls on the way of every connection are measured at
+random (ADR-0111): averages and quantiles hold, `_count` is not the number of calls; `meshless_authz_decisions_total` and
+`meshless_connections_opened_total` are. Failures are all counted, in `meshless_plugin_failures_total`: `raised` (also an answer
+that is none), `timeout`, and `busy` (not asked, since too many questions wait already)."""
+
+_QUERY: Final = """\
+topk(3, sum by (plugin, hook) (rate(meshless_plugin_hook_seconds_sum[5m]))
+  / sum by (plugin, hook) (rate(meshless_plugin_hook_seconds_count[5m])))"""
+
 
 def exported_name(metric: MetricInfo) -> str:
     """The name as a scrape shows it; the text format gives an info metric a suffix."""
@@ -42,7 +53,7 @@ def _render() -> str:
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
         rows.append((f"`{exported_name(metric)}`", metric.type, labels, metric.of_workers, metric.help))
     header = ("metric", "type", "labels", "of workers", "meaning")
-    parts = [table(header, rows), *_endings()]
+    parts = [table(header, rows), *_endings(), *_hooks()]
     return titled("Metrics", "meshless_core/agent/metric_table.py", _INTRODUCTION, parts)
 
 
@@ -57,6 +68,17 @@ def _endings() -> list[str]:
         "## Why there was none",
         _REFUSED,
         table(("reason", "flags"), refused),
+    ]
+
+
+def _hooks() -> list[str]:
+    rows = [(f"`{one.hook}`", one.kind, f"1 of {SAMPLE_EVERY}" if one.sampled else "all", one.meaning) for one in HOOKS]
+    return [
+        "## Which plugin makes connections slow",
+        _HOOKS,
+        table(("hook", "kind of plugin", "measured", "meaning"), rows),
+        "The slowest of the last five minutes, by mean seconds per call:",
+        fenced(_QUERY, "promql"),
     ]
 
 

@@ -25,8 +25,10 @@ from meshless_core.agent.client_side import ClientSide
 from meshless_core.agent.connections import ConnectionTable
 from meshless_core.agent.documents import DocumentStore
 from meshless_core.agent.gauges import read_gauges
+from meshless_core.agent.hook_times import HookTimes
 from meshless_core.agent.inbound import InboundTunnels, bound_address, listen_for_tunnels
 from meshless_core.agent.lease import Lease
+from meshless_core.agent.measured_plugins import MeasuredBus, MeasuredCanary, MeasuredHandshakes, MeasuredTransport
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.outbound import OutboundTunnels
 from meshless_core.agent.recheck import Recheck
@@ -46,6 +48,7 @@ from meshless_core.hookspecs import (
     Transport,
 )
 from meshless_core.identity import LeafIssuer, LeafStore
+from meshless_core.plugins import Kind
 from meshless_core.relay import Reactor
 from meshless_core.routing import Balancers, BalancerSettings, compile_routes
 from meshless_core.socketd import PodSockets, SocketdClient
@@ -70,6 +73,7 @@ class AgentParts:
         transport: makes the tunnel transport from the agent's credentials.
         bus: where documents come from.
         plugins: rows for `/status`: kind, name, distribution, version.
+        handshake_names: per first byte, the name of the plugin that claims it; for metrics.
     """
 
     authorizers: Sequence[tuple[str, Authorizer | InlineAuthorizer]]
@@ -78,6 +82,11 @@ class AgentParts:
     transport: Callable[[CredentialsSource], Transport]
     bus: Bus
     plugins: Sequence[Mapping[str, object]] = ()
+    handshake_names: Mapping[int, str] = attrs.field(factory=dict)
+
+    def name_of(self, kind: Kind) -> str:
+        """Name of the plugin that is the only one of its kind; the kind's own name if the rows do not tell."""
+        return next((str(row["name"]) for row in self.plugins if row["kind"] == kind), str(kind))
 
 
 class Agent:
@@ -112,13 +121,16 @@ class Agent:
         self._place = place
         state_dir = Path(settings.state_dir)
         self.leaves = LeafStore(state_dir, trust_domain, issuer, on_rotated=self._rotated)
-        self.documents = DocumentStore(node, parts.bus, state_dir, self._documents_changed)
+        times = HookTimes()
+        bus = MeasuredBus(parts.name_of(Kind.BUS), parts.bus, times)
+        self.documents = DocumentStore(node, bus, state_dir, self._documents_changed)
         connections = ConnectionTable()
         metrics = AgentMetrics(
             connections,
             gauges=lambda: read_gauges(self, self._clients.accepting),
             clock=time.monotonic,
             build={"version": _VERSION, "node": node},
+            hooks=times,
         )
         self.runtime = AgentRuntime(
             node=node,
@@ -126,9 +138,10 @@ class Agent:
             settings=settings,
             loop=loop,
             reactor=Reactor(loop, budget=float(settings.relay_budget)),
-            panel=AuthorizerPanel(parts.authorizers, timeout=float(settings.authorize_timeout)),
-            canary=parts.canary,
+            panel=AuthorizerPanel(parts.authorizers, timeout=float(settings.authorize_timeout), times=times),
+            canary=MeasuredCanary(parts.name_of(Kind.CANARY), parts.canary, times),
             handshakes=parts.handshakes,
+            receive_data=MeasuredHandshakes(parts.handshakes, parts.handshake_names, times).receive_data,
             balancers=Balancers(
                 random.random,
                 BalancerSettings(ejection_base=float(settings.ejection_base), ejection_max=float(settings.ejection_max)),
@@ -139,7 +152,7 @@ class Agent:
             slots=Slots() if place is None else place.slots,
             workers=1 if place is None else place.count,
         )
-        transport = parts.transport(self.leaves)
+        transport = MeasuredTransport(parts.name_of(Kind.TRANSPORT), parts.transport(self.leaves), times)
         self._transport = transport
         admission = Admission(self.runtime)
         self.outbound = OutboundTunnels(self.runtime, transport, self.leaves)

@@ -2,6 +2,9 @@
 
 Inline authorizers are asked where the connection is. All others run on a thread with an event loop of its own: one that blocks,
 hangs or loops stops no data and no other decision than its own, which are denied after the timeout.
+
+Of the inline calls a sample is measured, of the others each one, on that thread: one that only waits for its turn behind a slow
+one is not blamed for it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Final, TypeVar, cast
 
 import attrs
 
+from meshless_core.agent.hook_times import Countdown, HookTimes
 from meshless_core.errors import PluginError, Problem
 from meshless_core.hookspecs import Authorizer, InlineAuthorizer
 from meshless_core.routing import combine
@@ -50,11 +54,21 @@ class AuthorizerPanel:
     Args:
         authorizers: name and object of each.
         timeout: seconds an authorizer may take.
+        times: is told how long calls took, and which failed.
     """
 
-    def __init__(self, authorizers: Sequence[tuple[str, Authorizer | InlineAuthorizer]], *, timeout: float) -> None:
+    def __init__(
+        self,
+        authorizers: Sequence[tuple[str, Authorizer | InlineAuthorizer]],
+        *,
+        timeout: float,
+        times: HookTimes | None = None,
+    ) -> None:
         self._authorizers = list(authorizers)
         self._inline = [(name, one.authorize_inline) for name, one in authorizers if isinstance(one, InlineAuthorizer)]
+        self._times = times = times or HookTimes()
+        self._measured = [(name, times.measured(name, "authorize_inline", ask)) for name, ask in self._inline]
+        self._countdown = Countdown()
         self._waiting = [(name, one) for name, one in authorizers if not isinstance(one, InlineAuthorizer)]
         self._timeout = timeout
         self._asked = 0
@@ -123,12 +137,14 @@ class AuthorizerPanel:
     def ask_inline(self, request: AuthorizationRequest) -> Decision:
         """The combined decision of the inline authorizers; final only if `inline_only`."""
         answers: list[Decision] = []
-        for name, authorize in self._inline:
+        countdown = self._countdown
+        countdown.left -= 1
+        for name, authorize in self._inline if countdown.left else self._next_measured():
             try:
                 answer = _checked(name, authorize(request))
                 verdict = answer.verdict
             except _RAISED as error:
-                return _failed(name, request, error)
+                return self._failed(name, "authorize_inline", request, error)
             if verdict is _DENY or (verdict is _ALLOW and len(self._inline) == 1):
                 return answer
             answers.append(answer)
@@ -137,13 +153,23 @@ class AuthorizerPanel:
     async def ask(self, request: AuthorizationRequest) -> PanelDecision:
         """Everybody's answer; the slow ones are asked at the same time."""
         answers: list[Decision] = []
-        for name, authorize in self._inline:
+        for name, authorize in self._measured:
             try:
                 answers.append(_checked(name, authorize(request)))
             except _RAISED as error:
-                answers.append(_failed(name, request, error))
+                answers.append(self._failed(name, "authorize_inline", request, error))
         answers += await asyncio.gather(*(self._ask_one(name, one, request) for name, one in self._waiting))
         return PanelDecision(combine(answers), tuple(answers))
+
+    def _next_measured(self) -> Sequence[tuple[str, Callable[[AuthorizationRequest], Decision]]]:
+        self._countdown.restart()
+        return self._measured
+
+    def _failed(self, name: str, hook: str, request: AuthorizationRequest, error: BaseException) -> Decision:
+        self._times.failed(name, hook, "raised")
+        with contextlib.suppress(Exception):
+            logger.error("authorizer %s failed for %s -> %s; denied", name, request.source, request.target, exc_info=error)
+        return Decision(Verdict.DENY, name, f"authorizer {name} failed with {type(error).__name__}; see the agent's log")
 
     def _look_at_one(self) -> None:
         self._looked_at += 1
@@ -152,26 +178,56 @@ class AuthorizerPanel:
         if self._loop is None:
             return Decision(Verdict.DENY, name, f"authorizer {name} is not running")
         if self._asked - self._looked_at >= _MAX_BEHIND:
+            self._times.failed(name, "authorize", "busy")
             return Decision(
                 Verdict.DENY,
                 name,
                 "the authorizers' thread is blocked: one of them waits without giving way; see the agent's log",
             )
         self._asked += 1
-        future = asyncio.run_coroutine_threadsafe(_call(lambda: one.authorize(request)), self._loop)
+        call = _MeasuredCall(self._times.clock)
+        future = asyncio.run_coroutine_threadsafe(call.run(lambda: one.authorize(request)), self._loop)
         self._loop.call_soon_threadsafe(self._look_at_one)
         try:
             answer: Decision = await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
             return _checked(name, answer)
         except TimeoutError:
             future.cancel()
+            self._times.failed(name, "authorize", "timeout")
             logger.error("authorizer %s did not answer within %s s for %s; denied", name, self._timeout, request.target)
             return Decision(Verdict.DENY, name, f"authorizer {name} did not answer within {self._timeout:g} s")
         except asyncio.CancelledError:
             future.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - a plugin that raises means no
-            return _failed(name, request, error)
+            return self._failed(name, "authorize", request, error)
+        finally:
+            seconds = call.seconds()
+            if seconds is not None:
+                self._times.observe(name, "authorize", seconds)
+
+
+class _MeasuredCall:
+    """One call on the authorizers' thread, measured there, read in the agent's loop."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._began: float | None = None
+        self._ended: float | None = None
+
+    async def run(self, function: Callable[[], Awaitable[_T]]) -> _T:
+        """Call it."""
+        self._began = self._clock()
+        try:
+            return await _call(function)
+        finally:
+            self._ended = self._clock()
+
+    def seconds(self) -> float | None:
+        """How long it took, or has taken so far; None if its turn never came."""
+        if self._began is None:
+            return None
+        return (self._clock() if self._ended is None else self._ended) - self._began
 
 
 async def _call(function: Callable[[], Awaitable[_T]]) -> _T:
@@ -205,9 +261,3 @@ def _checked(name: str, answer: object) -> Decision:
     if not isinstance(answer, Decision) or not isinstance(answer.verdict, Verdict):
         raise TypeError(f"authorizer {name} answered {type(answer).__name__}, not a Decision")
     return answer
-
-
-def _failed(name: str, request: AuthorizationRequest, error: BaseException) -> Decision:
-    with contextlib.suppress(Exception):
-        logger.error("authorizer %s failed for %s -> %s; denied", name, request.source, request.target, exc_info=error)
-    return Decision(Verdict.DENY, name, f"authorizer {name} failed with {type(error).__name__}; see the agent's log")

@@ -68,7 +68,7 @@ class ClientIntake:
                     self._refuse(ReplyCode.UNSUPPORTED_VERSION, "agent", f"no handshake claims the first byte 0x{data[0]:02x}")
                     return
                 handshake = self._handshake = factory()
-            request = handshake.receive_data(data)
+            request = self._runtime.receive_data(handshake, data)
             answer = handshake.data_to_send() if request is None and isinstance(handshake, InteractiveHandshake) else b""
         except RemoteProtocolError as error:
             self._refuse(ReplyCode(error.code), "handshake", str(error))

@@ -78,6 +78,19 @@ METRICS: Final = (
         "policy is only tried out yet.",
         ("action", "mode", "reporter"),
     ),
+    MetricInfo(
+        "meshless_plugin_hook_seconds",
+        "histogram",
+        "Time in a call of a plugin's object. Calls that may wait are all measured; those on the way of every connection are "
+        "measured one time in 32 on average, so _count is not the number of calls.",
+        ("plugin", "hook"),
+    ),
+    MetricInfo(
+        "meshless_plugin_failures_total",
+        "counter",
+        "Calls of a plugin's object that raised, answered nonsense or did not answer in time; every one counts.",
+        ("plugin", "hook", "reason"),
+    ),
     MetricInfo("meshless_handshakes_pending", "gauge", "Client connections whose request is not complete yet."),
     MetricInfo("meshless_tunnel_sessions", "gauge", "Secure sessions to and from other agents.", ("role", "state")),
     MetricInfo("meshless_tunnel_handshakes_total", "counter", "Secure handshakes with other agents.", ("role", "result")),

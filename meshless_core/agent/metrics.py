@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from meshless_core.agent.connections import Connection, ConnectionTable, Reporter
 from meshless_core.agent.flags import Cut, closed_flags, refused_labels
 from meshless_core.agent.histogram import Histogram
+from meshless_core.agent.hook_times import HookTimes
 from meshless_core.agent.metric_table import METRICS_BY_NAME
 from meshless_core.relay import EndedBy, Outcome, RelayResult
 from meshless_core.types import MeshletRef, ReplyCode, ServiceId
@@ -104,6 +105,7 @@ class AgentMetrics(Collector):
         gauges: called at each scrape: metric name -> (label values -> value), for what lives elsewhere.
         clock: monotonic seconds.
         build: label values of `meshless_build_info`.
+        hooks: times and failures of plugins.
     """
 
     def __init__(
@@ -113,11 +115,13 @@ class AgentMetrics(Collector):
         gauges: Callable[[], Mapping[str, Mapping[tuple[str, ...], float]]],
         clock: Callable[[], float],
         build: Mapping[str, str],
+        hooks: HookTimes | None = None,
     ) -> None:
         self._connections = connections
         self._gauges = gauges
         self._clock = clock
         self._build = dict(build)
+        self._hooks = hooks or HookTimes()
         self._flows: dict[_FlowKey, _Flow] = {}
         self._refused: dict[tuple[str, ...], _Count] = {}
         self._decisions: dict[tuple[str, ...], int] = {
@@ -225,6 +229,11 @@ class AgentMetrics(Collector):
         yield _filled(_counter("meshless_connections_refused_total"), refused)
         yield _filled(_counter("meshless_authz_decisions_total"), self._decisions)
         yield _filled(_counter("meshless_tunnel_handshakes_total"), self._handshakes)
+        times = _histogram("meshless_plugin_hook_seconds")
+        for hook, measured in self._hooks.times.items():
+            times.add_metric(hook, measured.buckets(), measured.total)
+        yield times
+        yield _filled(_counter("meshless_plugin_failures_total"), self._hooks.failures)
         for name, values in self._gauges().items():
             yield _filled(_counter(name) if METRICS_BY_NAME[name].type == "counter" else _gauge(name), values)
         info = InfoMetricFamily("meshless_build", METRICS_BY_NAME["meshless_build"].help, labels=())

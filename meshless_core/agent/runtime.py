@@ -18,7 +18,7 @@ from meshless_core.agent.slots import SlotCounter, Slots
 from meshless_core.agent.unanswered import Unanswered
 from meshless_core.config import AgentSettings
 from meshless_core.documents import PodPlacement
-from meshless_core.hookspecs import CanarySelector, HandshakeProtocol
+from meshless_core.hookspecs import CanarySelector, HandshakeProtocol, HandshakeRequest
 from meshless_core.relay import Reactor, RelayResult
 from meshless_core.routing import Balancer, Balancers, RoutingTable
 from meshless_core.socketd import PodSockets
@@ -65,6 +65,7 @@ class AgentRuntime:
         panel: the authorizers.
         canary: the canary selector.
         handshakes: factory of the handshake that claims a first byte.
+        receive_data: gives a client's bytes to its handshake, measuring some of the calls.
         balancers: what is known about endpoints, per service.
         slots: `maxConn` counts of local pods.
         connections: live connections.
@@ -89,6 +90,7 @@ class AgentRuntime:
     panel: AuthorizerPanel
     canary: CanarySelector
     handshakes: Mapping[int, Callable[[], HandshakeProtocol]]
+    receive_data: Callable[[HandshakeProtocol, bytes], HandshakeRequest | None]
     balancers: Balancers
     connections: ConnectionTable
     metrics: AgentMetrics

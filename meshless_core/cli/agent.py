@@ -159,6 +159,7 @@ async def _run(run: _Run, log: _AccessLogFile | None, place: WorkerPlace | None)
         authorizers=(),
         canary=plugins.canary(),
         handshakes=plugins.handshakes(),
+        handshake_names=plugins.handshake_names(),
         transport=plugins.transport,
         bus=plugins.bus(),
         plugins=_plugin_rows(plugins),

@@ -143,6 +143,14 @@ class LoadedPlugins:
             factories.update(dict.fromkeys(one.spec.first_bytes, factory))
         return factories
 
+    def handshake_names(self) -> Mapping[int, str]:
+        """By first byte: the name of the handshake that claims it."""
+        names: dict[int, str] = {}
+        for one in self.of(Kind.HANDSHAKE):
+            assert isinstance(one.spec, HandshakeSpec)
+            names.update(dict.fromkeys(one.spec.first_bytes, one.name))
+        return names
+
     def _only(self, kind: Kind, *extra: Any) -> Any:
         registered = self.of(kind)
         if not registered:

@@ -128,8 +128,10 @@ class Mesh:
             authorizers=self._authorizers if self._authorizers is not None else plugins.authorizers(),
             canary=plugins.canary(),
             handshakes=plugins.handshakes(),
+            handshake_names=plugins.handshake_names(),
             transport=plugins.transport,
             bus=self.bus,
+            plugins=[{"kind": one.kind, "name": one.name} for one in plugins.registrations],
         )
         settings = attrs.evolve(
             AgentSettings(

@@ -9,6 +9,7 @@ import pytest
 
 from meshless_core.agent import authorizers
 from meshless_core.agent.authorizers import AuthorizerPanel
+from meshless_core.agent.hook_times import HookTimes
 from meshless_core.errors import PluginError
 from meshless_core.types import AuthorizationRequest, Decision, MeshletRef, ServiceId, Verdict
 
@@ -151,3 +152,67 @@ async def test_one_that_fails_to_start_is_named() -> None:
     with pytest.raises(PluginError, match="authorizer broken failed to start: ValueError: no database"):
         await panel.start()
     await panel.stop()
+
+
+# --- times and failures -------------------------------------------------------------------------------------------------
+
+
+def _count(times: HookTimes, plugin: str, hook: str) -> int:
+    measured = times.times.get((plugin, hook))
+    return sum(measured.counts) if measured else 0
+
+
+async def test_each_call_that_may_wait_is_measured_under_its_plugins_name() -> None:
+    times = HookTimes()
+    panel = AuthorizerPanel([("quick", Inline(ALLOW)), ("slow", Waiting(ALLOW, 0.01))], timeout=5, times=times)
+    await panel.start()
+    for _ in range(3):
+        await panel.ask(REQUEST)
+    await panel.stop()
+    assert _count(times, "slow", "authorize") == 3
+    assert times.times["slow", "authorize"].total >= 0.03
+    assert _count(times, "quick", "authorize_inline") == 3, "who waits for another anyway can be measured each time"
+
+
+def test_inline_calls_are_measured_now_and_then_and_the_first_is() -> None:
+    times = HookTimes()
+    panel = AuthorizerPanel([("quick", Inline(ALLOW))], timeout=1, times=times)
+    panel.ask_inline(REQUEST)
+    assert _count(times, "quick", "authorize_inline") == 1
+    for _ in range(639):
+        panel.ask_inline(REQUEST)
+    assert 10 <= _count(times, "quick", "authorize_inline") < 100
+
+
+async def test_every_failure_counts_measured_or_not() -> None:
+    times = HookTimes()
+    panel = AuthorizerPanel([("bad", Inline(RuntimeError("broken")))], timeout=1, times=times)
+    for _ in range(10):
+        panel.ask_inline(REQUEST)
+    assert times.failures == {("bad", "authorize_inline", "raised"): 10}
+    times.failures.clear()
+    panel = AuthorizerPanel([("bad", Waiting(None)), ("late", Waiting(ALLOW, 3600))], timeout=0.05, times=times)
+    await panel.start()
+    await panel.ask(REQUEST)
+    await panel.stop()
+    assert times.failures == {("bad", "authorize", "raised"): 1, ("late", "authorize", "timeout"): 1}
+    assert times.times["late", "authorize"].total >= 0.04, "as long as it was waited for"
+
+
+async def test_who_waits_behind_one_that_blocks_is_not_blamed_for_its_time() -> None:
+    release = threading.Event()
+
+    class Blocking:
+        async def authorize(self, _request: AuthorizationRequest) -> Decision:
+            release.wait(10)
+            return ALLOW
+
+    times = HookTimes()
+    panel = AuthorizerPanel([("blocking", Blocking()), ("patient", Waiting(ALLOW))], timeout=0.05, times=times)
+    await panel.start()
+    await panel.ask(REQUEST)
+    release.set()
+    await panel.stop()
+    assert _count(times, "blocking", "authorize") == 1
+    assert _count(times, "patient", "authorize") == 0, "its turn never came"
+    assert times.failures["patient", "authorize", "timeout"] == 1, "but its answer is missing"

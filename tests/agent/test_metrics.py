@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from meshless_core.agent.connections import Connection, ConnectionTable
 from meshless_core.agent.flags import Cut
+from meshless_core.agent.hook_times import HookTimes
 from meshless_core.agent.metric_table import METRICS
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.relay import RelayResult
@@ -36,11 +37,13 @@ class World:
         self.now = 1000.0
         self.table = ConnectionTable()
         self.gauges: dict[str, dict[tuple[str, ...], float]] = {"meshless_pods": {(): 3.0}}
+        self.hooks = HookTimes()
         self.metrics = AgentMetrics(
             self.table,
             gauges=lambda: self.gauges,
             clock=lambda: self.now,
             build={"version": "1", "node": "node-a"},
+            hooks=self.hooks,
         )
 
     def sample(self, name: str, **labels: str) -> float | None:
@@ -145,6 +148,16 @@ async def test_a_transport_that_invents_results_floods_nobody(world: World) -> N
     assert world.sample("meshless_tunnel_handshakes_total", role="client", result="other") > 900  # type: ignore[operator]
 
 
+async def test_times_and_failures_of_plugins_are_exposed(world: World) -> None:
+    world.hooks.observe("opa", "authorize", 0.02)
+    world.hooks.failed("opa", "authorize", "timeout")
+    labels = {"plugin": "opa", "hook": "authorize"}
+    assert world.sample("meshless_plugin_hook_seconds_count", **labels) == 1
+    assert world.sample("meshless_plugin_hook_seconds_bucket", le="0.01", **labels) == 0
+    assert world.sample("meshless_plugin_hook_seconds_bucket", le="0.05", **labels) == 1
+    assert world.sample("meshless_plugin_failures_total", reason="timeout", **labels) == 1
+
+
 async def test_gauges_are_asked_at_each_scrape(world: World) -> None:
     assert world.sample("meshless_pods") == 3
     world.gauges["meshless_pods"] = {(): 4.0}
@@ -157,6 +170,8 @@ async def test_whatever_is_exposed_is_in_the_table_of_metrics(world: World) -> N
     world.metrics.opened(connection)
     world.metrics.closed(connection, RelayResult("reset", "", "client", 1, 2), 3)
     world.metrics.revocation_ignored(connection)
+    world.hooks.observe("opa", "authorize", 0.02)
+    world.hooks.failed("opa", "authorize", "timeout")
     world.metrics.refused("destination", None, SERVICE, ReplyCode.TIMEOUT)
     world.metrics.decided("deny", "source")
     world.metrics.handshake("client", "ok")

@@ -127,6 +127,8 @@ def test_every_worker_serves_and_the_answers_are_of_all(mesh: RunningMesh, name:
         listeners = agent.metric("meshless_sockets", role="client", state="accepting")
         assert listeners == agent.metric("meshless_pods"), "nor more sockets"
         assert agent.metric("meshless_bus_messages_total", direction="received", result="applied") > 0
+        measured = agent.metric("meshless_plugin_hook_seconds_count", plugin="policy_declared", hook="authorize_inline")
+        assert measured >= 2, "each worker measures its first call, at the least"
     status = agent.json("/status")
     assert status["ready"]
     assert status["limits"]["max_connections"] == 20_000, "the bound of the agent, divided and added up again"

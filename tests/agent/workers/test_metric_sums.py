@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshless_core.agent.connections import ConnectionTable
+from meshless_core.agent.hook_times import HookTimes
 from meshless_core.agent.metric_table import METRICS
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.workers.metric_sums import MetricSums
@@ -18,11 +19,13 @@ class Source:
 
     def __init__(self) -> None:
         self.gauges: dict[str, dict[tuple[str, ...], float]] = {}
+        self.hooks = HookTimes()
         self.metrics = AgentMetrics(
             ConnectionTable(),
             gauges=lambda: self.gauges,
             clock=lambda: 0.0,
             build={"version": "1", "node": "n"},
+            hooks=self.hooks,
         )
 
     def text(self) -> str:
@@ -74,6 +77,19 @@ def test_gauges_are_added_or_not_as_their_meaning_wants() -> None:
     assert value(merged, "meshless_bus_connected") == 0
     assert value(merged, "meshless_certificate_expiry_seconds", namespace="shop", meshlet="web") == 3
     assert value(merged, "meshless_build_info", version="1", node="n") == 1
+
+
+def test_the_times_of_plugins_are_added_up_bucket_by_bucket() -> None:
+    a, b = Source(), Source()
+    a.hooks.observe("opa", "authorize", 0.02)
+    b.hooks.observe("opa", "authorize", 2.0)
+    b.hooks.failed("opa", "authorize", "raised")
+    merged = MetricSums().merge({1: a.text(), 2: b.text()})
+    labels = {"plugin": "opa", "hook": "authorize"}
+    assert value(merged, "meshless_plugin_hook_seconds_count", **labels) == 2
+    assert value(merged, "meshless_plugin_hook_seconds_sum", **labels) == 2.02
+    assert value(merged, "meshless_plugin_hook_seconds_bucket", le="0.05", **labels) == 1
+    assert value(merged, "meshless_plugin_failures_total", reason="raised", **labels) == 1
 
 
 def test_every_name_and_help_survives() -> None:
