@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 
 from meshless_core.cli.admin_client import AdminClient
 from meshless_core.dev.layout import NodeLayout, RunLayout
+from meshless_core.dev.ports import ReservedPort
 from meshless_core.dev.processes import ChildProcess
 from meshless_core.errors import MeshlessError
 from meshless_core.hookspecs import Bus
@@ -47,7 +47,7 @@ class DevNode:
         log_options: Sequence[str],
     ) -> None:
         self.layout: NodeLayout = run.node(name)
-        self.address = f"127.0.0.1:{_free_port()}"
+        self._port = ReservedPort()
         self._issuer = issuer
         self.socketd = SocketdServer(name, directories, self.layout.socketd)
         self._bus = bus
@@ -65,7 +65,7 @@ class DevNode:
                 f"--socketd={self.layout.socketd}",
                 f"--issuer={self.layout.issuer}",
                 f"--state-dir={self.layout.state}",
-                f"--tunnel-address={self.address}",
+                f"--tunnel-address={self._port.address}",
                 f"--admin=unix:{self.layout.admin}",
                 f"--access-log={self.layout.access_log}",
                 f"--pid-file={self.layout.agent_pid}",
@@ -79,6 +79,11 @@ class DevNode:
     def name(self) -> str:
         """The node's name."""
         return self.layout.name
+
+    @property
+    def address(self) -> str:
+        """`host:port` of its agent for tunnels."""
+        return self._port.address
 
     async def start(self) -> None:
         """Make its sockets and start its agent.
@@ -101,6 +106,7 @@ class DevNode:
                 await self._following
         await self._issuer.remove_node(self.name)
         await self.socketd.stop()
+        self._port.release()
 
     async def not_ready(self) -> str:
         """Why connections cannot be made yet, empty when they can."""
@@ -113,9 +119,3 @@ class DevNode:
         if not self.socketd.pods.keys() or set(self.socketd.pods.values()) <= self.socketd.served:
             return ""
         return f"agent {self.name} has not taken over its pods' sockets yet"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port

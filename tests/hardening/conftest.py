@@ -26,6 +26,7 @@ import attrs
 import pytest
 import yaml
 
+from meshless_core.dev.ports import ReservedPort
 from meshless_core.documents import ServiceDocument
 from meshless_core.documents_codec import decode_document
 from meshless_core.identity import CertificateAuthority, certificates
@@ -93,12 +94,6 @@ def wait_until(condition: Callable[[], _T], what: str, timeout: float = _LONGEST
     return found
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class _UnixHttp(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("agent", timeout=_LONGEST)
@@ -116,7 +111,10 @@ class Mesh:
     def __init__(self, folder: Path, reconciler_options: Sequence[str]) -> None:
         self.folder = folder
         self._options = reconciler_options
-        self.ports = {"node-a": _free_port(), "node-b": _free_port()}
+        self._reserved = [ReservedPort(), ReservedPort()]
+        self.ports = dict(
+            zip(("node-a", "node-b"), (int(one.address.rpartition(":")[2]) for one in self._reserved), strict=True)
+        )
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: list[IO[bytes]] = []
         self._services = contextlib.ExitStack()
@@ -156,6 +154,8 @@ class Mesh:
                 process.wait()
         for log in self._logs:
             log.close()
+        for port in self._reserved:
+            port.release()
 
     def _spawn(self, command: str, *arguments: str) -> None:
         node = next((a.removeprefix("--node=") for a in arguments if a.startswith("--node=")), "")
