@@ -68,9 +68,10 @@ class InboundTunnels:
         self._transport = transport
         self._credentials = credentials
         self._listener: socket.socket | None = None
-        self._paused: asyncio.TimerHandle | None = None
+        self._paused: asyncio.Handle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._authenticating: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._leaving: set[asyncio.Task[None]] = set()  # crowded out, but their descriptors are not closed yet
         self._crowded_out = 0
         self._crowd_logged = float("-inf")
         self._peers: dict[FramedSession, _Peer] = {}
@@ -129,8 +130,12 @@ class InboundTunnels:
     def _on_ready(self, _events: int) -> None:
         limit = self._runtime.settings.max_tunnels_unauthenticated
         # not all places in one go: who was let in gets a turn before the next ones come
+        few = max(limit // 4, 1)
+        if len(self._leaving) >= few:
+            self._pause(self._runtime.loop.call_soon(self._resume))
+            return
         most = _ACCEPTS_PER_WAKE if self._runtime.workers == 1 else 1  # as for clients: workers take turns
-        for _ in range(min(most, max(limit // 4, 1))):
+        for _ in range(min(most, few)):
             if self._listener is None:
                 return
             try:
@@ -140,8 +145,7 @@ class InboundTunnels:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     logger.error("cannot accept tunnels: %s; raise the limit of open files", error.strerror)
-                    self._runtime.reactor.remove(self._listener.fileno())
-                    self._paused = self._runtime.loop.call_later(_PAUSE_SECONDS, self._resume)
+                    self._pause(self._runtime.loop.call_later(_PAUSE_SECONDS, self._resume))
                     return
                 continue
             connection.setblocking(False)
@@ -155,6 +159,8 @@ class InboundTunnels:
         """Cut the oldest connection that is not authenticated yet: the transport closes what it gives up."""
         oldest = next(iter(self._authenticating))
         del self._authenticating[oldest]
+        self._leaving.add(oldest)
+        oldest.add_done_callback(self._leaving.discard)
         oldest.cancel()
         self._runtime.metrics.handshake("server", "too_many_unauthenticated")
         self._crowded_out += 1
@@ -167,6 +173,12 @@ class InboundTunnels:
                 self._crowded_out,
             )
             self._crowd_logged = now
+
+    def _pause(self, until: asyncio.Handle) -> None:
+        """Accept no more until `until` calls `_resume`."""
+        assert self._listener is not None
+        self._runtime.reactor.remove(self._listener.fileno())
+        self._paused = until
 
     def _resume(self) -> None:
         self._paused = None

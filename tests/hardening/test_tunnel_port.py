@@ -199,7 +199,8 @@ def test_a_flood_of_silent_connections_is_bounded_and_locks_nobody_out(mesh: Any
             stack.enter_context(mesh.tcp())
             if number % 200 == 199:
                 assert mesh.metric("node-b", "meshless_tunnel_sessions", state="authenticating") <= MAX_UNAUTHENTICATED
-                assert mesh.descriptors("node-b") <= descriptors + MAX_UNAUTHENTICATED + 8  # 8: whatever else goes on
+                # a quarter may be cut and not closed yet, and another be let in meanwhile; 8: whatever else goes on
+                assert mesh.descriptors("node-b") <= descriptors + MAX_UNAUTHENTICATED * 3 // 2 + 8
                 with mesh.tunnel(mesh.context(mesh.leaf("web"))) as tunnel:  # a fresh handshake, in the midst of it
                     assert tunnel.open(mesh.request()).code is ReplyCode.OK
         patience(
