@@ -38,6 +38,7 @@ from meshless_core.cli.logging import label_records
 from meshless_core.config import Config, load_config
 from meshless_core.identity import IssuerClient
 from meshless_core.plugins import AGENT_NEEDS, LoadedPlugins, PluginLifecycle, load_plugins
+from meshless_core.relay import DataPathLoop
 
 __all__ = ["command"]
 
@@ -113,8 +114,8 @@ class _Run:
 
     def agent(self, place: WorkerPlace | None = None) -> None:
         """A whole agent in this process, until it is told to stop."""
-        with _access_log(self.access_log) as log:
-            asyncio.run(_run(self, log, place))
+        with _access_log(self.access_log) as log, asyncio.Runner(loop_factory=DataPathLoop) as runner:
+            runner.run(_run(self, log, place))
 
     def workers(self, pid_file: str | None) -> int:
         """Several processes: this one becomes the supervisor, and returns once more in each worker."""

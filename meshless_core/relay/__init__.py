@@ -6,10 +6,12 @@ It knows nothing of meshlets, policies or plugins, and it never blocks the event
 from meshless_core.relay.ending import close_with_reset
 from meshless_core.relay.framed import FramedSession
 from meshless_core.relay.interface import EndedBy, OnClose, Outcome, Relay, RelayResult
+from meshless_core.relay.loop import DataPathLoop
 from meshless_core.relay.plain import relay_plain
 from meshless_core.relay.reactor import Reactor
 
 __all__ = [
+    "DataPathLoop",
     "EndedBy",
     "FramedSession",
     "OnClose",

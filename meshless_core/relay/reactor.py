@@ -1,8 +1,9 @@
-"""The data path's event loop: a bare epoll inside asyncio's.
+"""The data path's event loop: bare epoll handlers beside asyncio's callbacks.
 
 Why: asyncio spends several microseconds per callback (a handle, a context, a queue), more than moving a small message costs. So
-the descriptors of the data path live in an epoll of their own, and asyncio watches only that epoll. One wake-up then serves
-batch after batch until nothing is ready, or until the budget is spent and the control path gets its turn.
+the descriptors of the data path are never asyncio's. In a `DataPathLoop`, which is what an agent runs, both wait on one epoll;
+in any other loop the reactor has an epoll of its own, which asyncio watches. One wake-up serves batches until nothing is
+ready, or until the budget is spent and the control path gets its turn.
 
 It must not block, and it must not know what its handlers do.
 """
@@ -16,15 +17,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from meshless_core.relay.loop import BATCH, DataPathLoop, Ready
 from meshless_core.relay.pipes import PipePool
 
-__all__ = ["BATCH", "BUDGET", "SCRATCH_BYTES", "Handler", "OnError", "Reactor"]
+__all__ = ["BUDGET", "SCRATCH_BYTES", "Handler", "OnError", "Reactor"]
 
 BUDGET: Final = 0.002
 """Seconds the data path may run before the control path gets its turn: what a new connection waits at most behind busy ones."""
-
-BATCH: Final = 128
-"""Most events taken per system call."""
 
 SCRATCH_BYTES: Final = 208 * 1024
 """Bytes of the read buffer all connections of a reactor share; the most one connection can be left holding (ADR-0061). Three
@@ -68,11 +67,16 @@ class Reactor:
         self.scratch = memoryview(bytearray(scratch_bytes))
         self.pipes = PipePool()
         self._budget = budget
-        self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._on_error: dict[int, OnError] = {}
         self._fresh: set[int] = set()
-        loop.add_reader(self._epoll.fileno(), self._turn)
+        self._closed = False
+        if isinstance(loop, DataPathLoop):
+            self._epoll = loop.data_path.epoll
+            loop.data_path.attach(self._dispatch)
+        else:
+            self._epoll = select.epoll()
+            loop.add_reader(self._epoll.fileno(), self._turn)
 
     def add(self, fd: int, events: int, handler: Handler, on_error: OnError | None = None) -> None:
         """Watch a descriptor.
@@ -118,40 +122,56 @@ class Reactor:
 
     def close(self) -> None:
         """Forget every descriptor (they are closed by their owners) and leave the loop. Idempotent."""
-        if not self._epoll.closed:
+        if self._closed:
+            return
+        self._closed = True
+        if isinstance(self.loop, DataPathLoop):
+            for fd in list(self._handlers):
+                self.remove(fd)
+            self.loop.data_path.detach(self._dispatch)
+        else:
             self.loop.remove_reader(self._epoll.fileno())
-            self._handlers.clear()
-            self._on_error.clear()
             self._epoll.close()
-            self.pipes.close()
+        self._handlers.clear()
+        self._on_error.clear()
+        self.pipes.close()
 
     def __len__(self) -> int:
         return len(self._handlers)
 
     def _turn(self) -> None:
-        """Serve batches until nothing is ready or the budget is spent."""
-        poll = self._epoll.poll
-        handlers = self._handlers
-        fresh = self._fresh
-        self.now = time.monotonic()
+        """Serve what is ready, called by a loop that knows nothing of the reactor's descriptors but that some are."""
+        if ready := self._epoll.poll(0, BATCH):
+            self._dispatch(ready)
+
+    def _dispatch(self, ready: Ready) -> Ready:
+        """Serve batches until nothing is ready, the budget is spent, or something is ready that is asyncio's: returns that."""
+        others = self._serve(ready)
         deadline = self.now + self._budget
-        while ready := poll(0, BATCH):
-            # A descriptor added while this batch runs may reuse the number of one that was closed in it: what was fetched
-            # for that number is not its event. Level-triggered: a real event of it comes again with the next batch.
-            fresh.clear()
-            for fd, events in ready:
-                handler = handlers.get(fd)
-                if handler is None or fd in fresh:
-                    continue
+        while not others and not self._closed and time.monotonic() < deadline:
+            if not (ready := self._epoll.poll(0, BATCH)):
+                break
+            others = self._serve(ready)
+        return others
+
+    def _serve(self, ready: Ready) -> Ready:
+        """Call the handlers of a batch; returns what belongs to none."""
+        handlers, fresh = self._handlers, self._fresh
+        self.now = time.monotonic()
+        # A descriptor added while this batch runs may reuse the number of one that was closed in it: what was fetched for that
+        # number is not its event. Level-triggered: a real event of it comes again with the next batch.
+        fresh.clear()
+        others: Ready = []
+        for fd, events in ready:
+            handler = handlers.get(fd)
+            if handler is None:
+                others.append((fd, events))
+            elif fd not in fresh:
                 try:
                     handler(events)
                 except Exception as error:  # noqa: BLE001 - one connection's bug must not stop the others
                     self._drop(fd, handler, error)
-            if self._epoll.closed:
-                return
-            self.now = time.monotonic()
-            if self.now >= deadline:
-                return  # asyncio finds the epoll readable again and calls us after its own callbacks
+        return others
 
     def _drop(self, fd: int, handler: Handler, error: Exception) -> None:
         """Stop serving a descriptor whose handler raised, and say so."""

@@ -16,12 +16,20 @@ import yaml
 from meshless_core.agent.agent import Agent, AgentParts
 from meshless_core.bus import InProcessBus
 from meshless_core.config import AgentSettings, Config, PluginSetting, Seconds
+from meshless_core.dev.ports import ReservedPort
 from meshless_core.hookspecs import DiscoverySnapshot
 from meshless_core.identity import CertificateAuthority, IssuerClient, IssuerServer, bind_issuer_socket
 from meshless_core.plugins import load_plugins
 from meshless_core.reconciler import Reconciler
+from meshless_core.relay import DataPathLoop
 from meshless_core.socketd import PodDirectories, SocketdServer, follow_manifest
 from meshless_core.types import ReplyCode
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop an agent runs in."""
+    return {"data path": DataPathLoop}
+
 
 PLUGINS = (
     "handshake_v1",
@@ -104,7 +112,10 @@ class Mesh:
         self.issuer = IssuerServer(self.authority, lambda node: self.socketds[node].meshlets)
         await self.issuer.start()
         self._stack.push_async_callback(self.issuer.stop)
-        self.addresses = {node: f"127.0.0.1:{_free_port()}" for node in self._nodes}
+        ports = {node: ReservedPort() for node in self._nodes}
+        for port in ports.values():
+            self._stack.callback(port.release)
+        self.addresses = {node: port.address for node, port in ports.items()}
         self.reconciler = Reconciler(self.objects, self.bus, self.addresses, state_dir=self.folder / "reconciler")
         await self.reconciler.start()
         self._stack.push_async_callback(self.reconciler.stop)
@@ -227,12 +238,6 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

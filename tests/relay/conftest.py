@@ -6,8 +6,15 @@ import ssl
 
 import pytest
 
+from meshless_core.relay.loop import DataPathLoop
 from meshless_core.relay.reactor import Reactor
 from meshless_core.types import Identity
+
+
+def pytest_asyncio_loop_factories():
+    """What is promised holds in the loop of an agent and in any other."""
+    return {"data path": DataPathLoop, "asyncio": asyncio.new_event_loop}
+
 
 CLIENT = Identity("test.local", "shop", "web")
 SERVER = Identity("test.local", "shop", "cart")
