@@ -29,6 +29,9 @@ _MAX_TEXT: Final = 256
 _EMPTY: Final = '""'
 _BATCH: Final = 256
 
+_Ended = tuple[Connection, RelayResult, float]
+"""What becomes a line when it is written: a connection, how it ended, and when, in Unix seconds."""
+
 
 class AccessLog:
     """Collects entries and hands complete lines to `write`.
@@ -41,7 +44,7 @@ class AccessLog:
     def __init__(self, write: Callable[[str], object] | None, *, node: str) -> None:
         self._write = write
         self._node = node
-        self._entries: list[Callable[[], str]] = []
+        self._entries: list[_Ended | str] = []
         self._timer: asyncio.TimerHandle | None = None
         self.lost = 0
         """Lines that could not be kept or written."""
@@ -49,8 +52,7 @@ class AccessLog:
     def closed(self, connection: Connection, result: RelayResult) -> None:
         """A connection that was established has ended."""
         if self._write is not None:
-            ended = time.time()
-            self._add(lambda: self._closed(connection, result, ended))
+            self._add((connection, result, time.time()))
 
     def refused(
         self,
@@ -66,9 +68,8 @@ class AccessLog:
     ) -> None:
         """A request was answered with another code than OK, or its client left before; `version` if one was chosen."""
         if self._write is not None:
-            at = time.time()
             self._add(
-                lambda: self._refused(at, connection_id, reporter, source, source_pod, service, code, policy, reason, version)
+                self._refused(time.time(), connection_id, reporter, source, source_pod, service, code, policy, reason, version)
             )
 
     def flush(self) -> None:
@@ -79,14 +80,14 @@ class AccessLog:
         entries, self._entries = self._entries, []
         if not entries or self._write is None:
             return
-        text = "".join(entry() for entry in entries)
+        text = "".join([entry if isinstance(entry, str) else self._closed(*entry) for entry in entries])
         try:
             self._write(text)
         except OSError as error:
             self.lost += len(entries)
             logger.error("access log: %d lines lost: %s", len(entries), error.strerror)
 
-    def _add(self, entry: Callable[[], str]) -> None:
+    def _add(self, entry: _Ended | str) -> None:
         if len(self._entries) >= _MAX_LINES:
             self.lost += 1
             return
