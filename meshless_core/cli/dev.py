@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -79,8 +80,9 @@ async def _run(file: Path, run_dir: str, config_path: str | None, log_options: l
 
 
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):  # nobody reads any more and there is nowhere else to say it: the mesh goes on
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _progress(text: str) -> None:

@@ -13,7 +13,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Final, Literal
+from typing import Final, Literal
+
+from meshless_core.dev.output import OutputLines
 
 __all__ = ["ChildProcess", "RestartPolicy"]
 
@@ -25,8 +27,6 @@ _PR_SET_PDEATHSIG: Final = 1
 _FIRST_RESTART: Final = 0.2  # seconds
 _LAST_RESTART: Final = 10.0  # seconds
 _STABLE_SECONDS: Final = 10.0
-_LAST_WORDS: Final = 1.0  # seconds for output that is still in the pipe; a daemon that left the session may hold it open
-_MAX_LINE: Final = 64 * 1024
 
 _prctl = ctypes.CDLL(None).prctl
 
@@ -118,7 +118,7 @@ class ChildProcess:
     async def _run_once(self) -> int | None:
         # A pipe of our own, so that we can close it: `Process` would wait with us for a daemon that left the session to end.
         read_end, write_end = os.pipe()
-        with os.fdopen(read_end, "rb", buffering=0) as pipe:
+        with os.fdopen(read_end, "rb", buffering=0):
             try:
                 process = await asyncio.create_subprocess_exec(
                     *self._argv,
@@ -139,38 +139,15 @@ class ChildProcess:
             self._process = process
             self.started.set()
             self._on_running(True)
-            output = asyncio.create_task(self._copy_output(pipe), name=f"output of {self.name}")
+            output = OutputLines(read_end, lambda line: self._write(f"[{self.name}] {line}\n"))
             try:
                 return await process.wait()
             finally:
                 _signal_group(process.pid, signal.SIGKILL)  # as in a container, all that the process started ends with it
                 await process.wait()
+                output.finish()  # a daemon that left the session may hold the pipe open: nobody waits for it
                 self._process = None
                 self._on_running(False)
-                await asyncio.wait({output}, timeout=_LAST_WORDS)
-                output.cancel()
-                await asyncio.gather(output, return_exceptions=True)
-
-    async def _copy_output(self, pipe: IO[bytes]) -> None:
-        stream = asyncio.StreamReader(limit=_MAX_LINE)
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
-        try:
-            await self._copy_lines(stream)
-        finally:
-            transport.close()
-
-    async def _copy_lines(self, stream: asyncio.StreamReader) -> None:
-        while True:
-            try:
-                line = await stream.readuntil(b"\n")
-            except asyncio.IncompleteReadError as error:
-                line = error.partial
-                if not line:
-                    return
-            except asyncio.LimitOverrunError as error:
-                line = await stream.read(error.consumed)
-            self._write(f"[{self.name}] {line.decode(errors='replace').rstrip()}\n")
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

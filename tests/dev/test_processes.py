@@ -151,15 +151,29 @@ async def test_a_process_has_ended_although_what_it_started_holds_its_output(chi
 
 
 async def test_a_daemon_that_left_the_session_does_not_hold_up_the_restart(children: Children) -> None:
-    code = "import os, time; os.fork() and os._exit(0); os.setsid(); print(os.getpid(), flush=True); time.sleep(1000)"
-    child, watched = children.start(f'{sys.executable} -S -c "{code}"', restart="OnFailure")
+    # The first process ends only when the daemon has left: what is still in the session then is killed with it.
+    code = (
+        "import os, time; left, say = os.pipe(); child = os.fork(); "
+        "child and (os.close(say), os.read(left, 1), os._exit(0)); "
+        "os.setsid(); print(os.getpid(), flush=True); os.close(say); time.sleep(1000)"
+    )
+    child, watched = children.start(f'{sys.executable} -S -c "{code}"', restart="Never")
+    await watched.until(lambda: bool(watched.lines))
+    daemon = int(watched.lines[0].split()[-1])
     try:
-        await watched.until(lambda: watched.states == [True, False] and bool(watched.lines))
+        await watched.until(lambda: watched.states == [True, False])
         assert child._task is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await child._task
+        assert not has_ended(daemon, within=0)
     finally:
-        os.kill(int(watched.lines[0].split()[-1]), signal.SIGKILL)
+        os.kill(daemon, signal.SIGKILL)
+
+
+async def test_what_was_said_right_before_the_end_is_shown_before_the_end_is_told(children: Children) -> None:
+    _, watched = children.start("seq 1 5000; exit 3", restart="Never")
+    await watched.until(lambda: watched.states == [True, False])
+    assert watched.lines == [f"[shop/cart] {number}\n" for number in range(1, 5001)]
 
 
 async def test_a_program_that_is_not_there_is_logged_with_its_name_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
