@@ -1,13 +1,17 @@
-"""What holds for every test of the house: where CI is set, nothing is skipped.
+"""What holds for every test of the house: where CI is set, nothing is skipped, and Ctrl-C is heard.
 
 A test may skip itself on a developer's machine that lacks root, Go or another program, saying what is missing. In CI that
 would be a hole nobody sees, so there a skip is turned into a failure that carries the reason.
+
+A shell that starts the tests in the background lets them ignore SIGINT, and so do all programs that they start in turn: those
+whose Ctrl-C is tested would never end.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator
 
@@ -25,6 +29,8 @@ _OWN_FOLDER = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep temporary folders short: a Unix socket's path ends at 107 bytes, and many tests make one the way a user would."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.basetemp is None and not hasattr(config, "workerinput"):
         config.option.basetemp = tempfile.mkdtemp(prefix="mt-")
         config.stash[_OWN_FOLDER] = config.option.basetemp

@@ -1,8 +1,9 @@
-"""In CI nothing is skipped; elsewhere a test may skip itself."""
+"""In CI nothing is skipped; elsewhere a test may skip itself. Ctrl-C reaches what tests start, however they were started."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ TESTS = {
 }
 
 
-def run(folder: Path, source: str, ci: bool) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, source: str, ci: bool, *, in_background: bool = False) -> subprocess.CompletedProcess[str]:
     (folder / "conftest.py").write_text(CONFTEST.read_text())
     (folder / "test_it.py").write_text(source + "def test_b():\n    pass\n")
     environment = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PYTEST_")}
@@ -29,6 +30,7 @@ def run(folder: Path, source: str, ci: bool) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if in_background else None,  # as a shell's `&` does
     )
 
 
@@ -49,4 +51,14 @@ def test_a_skip_is_a_skip_outside_ci(tmp_path: Path, source: str) -> None:
 
 def test_an_expected_failure_is_no_skip(tmp_path: Path) -> None:
     result = run(tmp_path, "import pytest\n@pytest.mark.xfail(reason='known')\ndef test_a():\n    assert False\n", ci=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_program_that_a_test_starts_hears_ctrl_c_also_where_the_tests_run_in_the_background(tmp_path: Path) -> None:
+    source = """
+import subprocess
+def test_a():
+    assert subprocess.run(["sh", "-c", "kill -INT $$; echo ignored"], capture_output=True, text=True).stdout == ""
+"""
+    result = run(tmp_path, source, ci=True, in_background=True)
     assert result.returncode == 0, result.stdout
