@@ -23,6 +23,7 @@ from bench.plot import as_svg
 from bench.report import print_report
 from bench.results import Results, as_document
 from bench.runner import Plan, Reporter, run
+from bench.sdk_import import measure_imports
 from bench.selection import cpus_apart, select
 from bench.works import ALL_WORKS
 
@@ -133,6 +134,8 @@ def _measure(
         if os.getloadavg()[0] > _BUSY * len(os.sched_getaffinity(0)):
             reporter.say("the machine is busy with other work: ratios will scatter, see the range beside each median")
         run(plan, build(install, reporter.say), results, reporter)
+        if not only:
+            results.imports += measure_imports(plan.rounds)
     return results
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from bench.paths import ALL_PATHS, BASELINES, Group, Path
 from bench.ratios import Spread, by_round, ratios, spread
 from bench.results import Results
+from bench.sdk_import import import_table
 from bench.targets import verdicts
 from bench.works import ALL_WORKS, Sample, Work
 
@@ -30,6 +31,8 @@ def print_report(results: Results, console: Console) -> None:
         console.print(_absolute_table(results, paths, works))
         console.print(_cpu_table(results, paths, works))
     console.print(_memory_table(results))
+    if results.imports:
+        console.print(import_table(results.imports))
     console.print(_target_table(results))
     for path in paths:
         console.print(f"{path.name}: {path.describes}", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from bench.sdk_import import ImportSample
 from bench.works import Sample
 
 __all__ = ["Failure", "MemoryFinding", "Results", "as_document"]
@@ -40,6 +41,7 @@ class Results:
     samples: list[Sample] = attrs.Factory(list)
     failures: list[Failure] = attrs.Factory(list)
     memory: list[MemoryFinding] = attrs.Factory(list)
+    imports: list[ImportSample] = attrs.Factory(list)
 
     def memory_of(self, path: str) -> MemoryFinding | None:
         """What was found about a path's memory."""

@@ -14,13 +14,12 @@ r"""Dial and serve Meshless services by name: standard library only.
     cut = meshless_sdk.serve(handler, "http")                    # a thread per connection, until SIGTERM
     server = await meshless_sdk.start_server(handler, "http")    # asyncio
 
-The names exported here are public; the modules behind them may change. Importing this package must stay cheap: asyncio is
-imported by the first `open_connection`.
+The names exported here are public; the modules behind them may change. Importing this package must stay cheap: it brings the
+errors and what `connect` needs, and everything else when its name is first used; asyncio with the first `open_connection`.
 """
 
 from __future__ import annotations
 
-from meshless_sdk.dialler import Dialer
 from meshless_sdk.dialling import connect
 from meshless_sdk.errors import (
     AccessDenied,
@@ -48,9 +47,6 @@ from meshless_sdk.errors import (
     UnknownReplyCode,
     UnsupportedVersion,
 )
-from meshless_sdk.listening import listen
-from meshless_sdk.mesh_socket import MeshSocket
-from meshless_sdk.retrying import Retry
 
 TYPE_CHECKING = False  # importing typing costs as much as all the rest
 if TYPE_CHECKING:
@@ -58,7 +54,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from meshless_sdk.asyncio_serving import AsyncServer, StreamConnection
+    from meshless_sdk.dialler import Dialer
+    from meshless_sdk.listening import listen
+    from meshless_sdk.mesh_socket import MeshSocket
     from meshless_sdk.proxy_protocol import Peer
+    from meshless_sdk.retrying import Retry
     from meshless_sdk.serving import Connection, Server, serve
 
 __all__ = [
@@ -177,15 +177,19 @@ async def start_server(
 _LATE = {
     "AsyncServer": "asyncio_serving",
     "Connection": "serving",
+    "Dialer": "dialler",
+    "MeshSocket": "mesh_socket",
     "Peer": "proxy_protocol",
+    "Retry": "retrying",
     "Server": "serving",
     "StreamConnection": "asyncio_serving",
+    "listen": "listening",
     "serve": "serving",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Import what only servers need when it is first asked for (PEP 562)."""
+    """Import what not everybody needs when it is first asked for (PEP 562)."""
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
