@@ -9,6 +9,7 @@ import pytest
 from meshless_core.relay.loop import DataPathLoop
 from meshless_core.relay.reactor import Reactor
 from meshless_core.types import Identity
+from tests.relay.framed_sessions import Sessions
 
 
 def pytest_asyncio_loop_factories():
@@ -226,3 +227,26 @@ def streams(tls_contexts):
     yield make
     for stream in made:
         stream.close()
+
+
+VARIANTS = {
+    "plaintext": {},
+    "tls": {"kind": "tls"},
+    "one byte at a time": {"taken": 1},
+    "lazy": {"lazy": True},
+    "lazy, 7 bytes at a time": {"lazy": True, "taken": 7},
+}
+
+
+@pytest.fixture(params=VARIANTS)
+async def sessions(request, reactor, pair, streams):
+    sessions = Sessions(reactor, pair, await streams(**VARIANTS[request.param]))
+    yield sessions
+    sessions.close()
+
+
+@pytest.fixture
+async def plaintext(reactor, pair, streams):
+    sessions = Sessions(reactor, pair, await streams())
+    yield sessions
+    sessions.close()
