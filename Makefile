@@ -18,8 +18,9 @@ STAMP := $(VENV)/.stamp-setup
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-# What mypy checks beyond the shipped packages, which pyproject.toml names. Tests poke where no type leads: they are run, not typed.
+# What mypy checks beyond the shipped packages, which pyproject.toml names.
 TYPED := conftest.py bench docs/generate $(sort $(dir $(wildcard examples/*/*.py)))
+TYPED_TESTS := conftest.py tests sdk/python/tests $(sort $(wildcard plugins/*/tests))
 
 .PHONY: help setup demo test test-interop lint fix docs fuzz bench
 
@@ -49,6 +50,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts, lock file: all of them,
 	run "ruff format" "$(BIN)/ruff" format --check .; \
 	run "mypy, what is shipped" "$(BIN)/mypy"; \
 	run "mypy, tools and examples" "$(BIN)/mypy" $(TYPED); \
+	run "mypy, tests" "$(BIN)/mypy" $(TYPED_TESTS); \
 	run "import contracts" "$(BIN)/lint-imports" --no-logo; \
 	run "lock file" "$(BIN)/uv" lock --check --python "$(BIN)/python"; \
 	exit $$failed

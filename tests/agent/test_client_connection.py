@@ -101,11 +101,13 @@ class Handshake:
 
     @property
     def trailing_data(self) -> bytes:
-        return self._answer("trailing_data", b"")
+        answer: bytes = self._answer("trailing_data", b"")
+        return answer
 
     @property
     def filtering(self) -> bool:
-        return self._answer("filtering", True)
+        answer: bool = self._answer("filtering", True)
+        return answer
 
     def _answer(self, name: str, value: Any) -> Any:
         if name == self.failing:

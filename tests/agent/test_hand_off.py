@@ -19,6 +19,7 @@ from meshless_handshake_v2 import ClientHandshake, Established, Notice, Refused
 
 from meshless_core.agent import client_connection
 from meshless_core.agent.hand_off import NO_HAND_OFF_SECONDS
+from meshless_core.agent.lease import Lease
 from meshless_core.config import Seconds
 from meshless_core.hookspecs import HandshakeRequest
 from meshless_core.types import AuthorizationRequest, Decision, ReplyCode, Verdict
@@ -454,7 +455,7 @@ async def test_a_lease_that_cannot_be_watched_leaves_no_slot(make_mesh: MakeMesh
         reactor.add(arguments[1].fileno(), 0, lambda _events: None)  # a second time is refused by the kernel
         return real(reactor, *arguments, **options)
 
-    real = client_connection.Lease
+    real = Lease
     monkeypatch.setattr(client_connection, "Lease", unwatchable)
     answer, client = await dial(mesh)
     assert isinstance(answer, Established)

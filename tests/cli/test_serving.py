@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path):  # type: ignore[no-untyped-def]  # a generator fixture
+def served(tmp_path: Path) -> Iterator[Served]:
     it = Served(str(tmp_path / "s"))
     yield it
     it.listener.close()

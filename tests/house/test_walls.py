@@ -98,6 +98,12 @@ def test_a_file_is_one_idea_and_says_which(path: Path) -> None:
         assert ast.get_docstring(ast.parse(text)), "a module says why it exists and what it must not do"
 
 
+def test_no_file_beside_what_is_shipped_is_longer() -> None:
+    folders = ("tests", "bench", "docs/generate", "examples")
+    beside = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
+    assert [path for path in beside if path.read_text(encoding="utf-8").count("\n") > 500] == []
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_silenced_check_has_its_reason(path: Path) -> None:
     silenced = re.compile(r"#\s*(?:noqa(?!:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)* - \S)|type:\s*ignore(?!\[[\w, -]+\]\s*#\s*\S))")

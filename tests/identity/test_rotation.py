@@ -54,7 +54,7 @@ async def meet(web: Agent, cart: Agent) -> None:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         connecting = asyncio.create_task(web.transport.connect(address, source=WEB, target=CART))
         connection, _ = await asyncio.to_thread(listener.accept)
-        outcomes: list[Any] = await asyncio.gather(connecting, cart.transport.accept(connection), return_exceptions=True)
+        outcomes: Any = await asyncio.gather(connecting, cart.transport.accept(connection), return_exceptions=True)
     for outcome in outcomes:
         if not isinstance(outcome, BaseException):
             outcome.close()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -143,8 +144,12 @@ class Held:
     def __init__(self, mesh: RunningMesh) -> None:
         self._agents = list(mesh.agents.values())
         for agent in self._agents:
-            until(lambda agent=agent: not self._busy(agent), f"{agent.name} is idle")
+            until(partial(self._is_idle, agent), f"{agent.name} is idle")
         self._before = [self._descriptors(agent) for agent in self._agents]
+
+    @classmethod
+    def _is_idle(cls, agent: AgentView) -> bool:
+        return not cls._busy(agent)
 
     @staticmethod
     def _busy(agent: AgentView) -> float:

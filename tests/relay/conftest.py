@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from typing import Any
 
 import pytest
 
@@ -148,7 +149,7 @@ def tcp_pair():
 @pytest.fixture
 def pair():
     """Factory of connected sockets, "unix" or "tcp"; all are closed afterwards."""
-    made = []
+    made: list[socket.socket] = []
 
     def make(kind):
         ends = socket.socketpair() if kind == "unix" else tcp_pair()
@@ -208,19 +209,19 @@ def tls_contexts(tmp_path_factory):
 @pytest.fixture
 def streams(tls_contexts):
     """Factory of two connected secure streams, (client, server), "plaintext" or "tls"."""
-    made = []
+    made: list[PlaintextStream | TlsStream] = []
 
     async def make(kind="plaintext", **options):
         near, far = tcp_pair()
+        both: tuple[PlaintextStream, PlaintextStream] | tuple[TlsStream, TlsStream]
         if kind == "plaintext":
             both = PlaintextStream(near, **options), PlaintextStream(far, local=SERVER, peer=CLIENT, **options)
         else:
             client, server = tls_contexts
-            both = (
-                TlsStream(near, client, server_side=False),
-                TlsStream(far, server, server_side=True, local=SERVER, peer=CLIENT),
-            )
-            await asyncio.gather(both[0].handshake(), both[1].handshake())
+            near_end = TlsStream(near, client, server_side=False)
+            far_end = TlsStream(far, server, server_side=True, local=SERVER, peer=CLIENT)
+            await asyncio.gather(near_end.handshake(), far_end.handshake())
+            both = near_end, far_end
         made.extend(both)
         return both
 
@@ -229,7 +230,7 @@ def streams(tls_contexts):
         stream.close()
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plaintext": {},
     "tls": {"kind": "tls"},
     "one byte at a time": {"taken": 1},

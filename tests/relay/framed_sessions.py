@@ -31,10 +31,11 @@ class Sessions:
 
     def __init__(self, reactor, pair, streams):
         self.pair = pair
-        self.client_lost, self.server_lost = [], []
+        self.client_lost: list[str] = []
+        self.server_lost: list[str] = []
         self.client = FramedSession(reactor, streams[0], role="client", on_lost=self.client_lost.append)
         self.server = FramedSession(reactor, streams[1], role="server", on_lost=self.server_lost.append)
-        self.requests = asyncio.Queue()
+        self.requests: asyncio.Queue[OpenRequest] = asyncio.Queue()
         self.server.serve(self.requests.put_nowait)
 
     async def connect(self, *, kind="unix", early=b"", idle_timeout=None):

@@ -103,9 +103,15 @@ async def test_pieces_about_the_size_of_frames_arrive_unchanged(plaintext, size)
 
 
 async def test_after_a_full_frame_several_frames_leave_with_one_write(reactor, pair, streams):
-    both, written = await streams(), []
-    write = both[0].write
-    both[0].write = lambda data: written.append(len(data)) or write(data)
+    both = await streams()
+    write, written = both[0].write, list[int]()
+
+    def write_and_tell(data: bytes) -> int | None:
+        written.append(len(data))
+        taken: int | None = write(data)
+        return taken
+
+    both[0].write = write_and_tell
     sessions = Sessions(reactor, pair, both)
     client, service = await sessions.connect()
     written.clear()

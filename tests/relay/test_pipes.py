@@ -6,6 +6,12 @@ import os
 from meshless_core.relay.pipes import PIPE_BYTES, Pipe, PipePool
 
 
+def take(pool: PipePool) -> Pipe:
+    pipe = pool.take()
+    assert pipe is not None
+    return pipe
+
+
 def test_a_pipe_has_the_stated_size_and_does_not_block():
     pipe = Pipe()
     assert fcntl.fcntl(pipe.writer, fcntl.F_GETPIPE_SZ) == PIPE_BYTES
@@ -16,7 +22,7 @@ def test_a_pipe_has_the_stated_size_and_does_not_block():
 
 def test_an_empty_pipe_is_handed_out_again():
     pool = PipePool()
-    pipe = pool.take()
+    pipe = take(pool)
     pool.give_back(pipe)
     assert pool.take() is pipe
     pool.give_back(pipe)
@@ -25,12 +31,12 @@ def test_an_empty_pipe_is_handed_out_again():
 
 def test_a_pipe_that_still_holds_bytes_is_closed_not_kept():
     pool = PipePool()
-    pipe = pool.take()
+    pipe = take(pool)
     os.write(pipe.writer, b"x")
     pipe.held = 1
     pool.give_back(pipe)
     assert pool.in_use == 0
-    other = pool.take()
+    other = take(pool)
     assert other is not pipe
     pool.give_back(other)
     pool.close()
@@ -38,7 +44,7 @@ def test_a_pipe_that_still_holds_bytes_is_closed_not_kept():
 
 def test_at_the_limit_there_is_none_until_one_comes_back():
     pool = PipePool(limit=1)
-    pipe = pool.take()
+    pipe = take(pool)
     assert pool.take() is None
     pool.give_back(pipe)
     assert pool.take() is pipe

@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import socket
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ class Connection:
         self.result = asyncio.get_running_loop().create_future()
         options.setdefault("idle_timeout", None)
         self.near = near_client, near_service
-        self.relay = relay_plain(reactor, near_client, near_service, on_close=self.result.set_result, **options)
+        self.relay: Any = relay_plain(reactor, near_client, near_service, on_close=self.result.set_result, **options)
 
     async def over(self):
         result = await asyncio.wait_for(self.result, 10)
@@ -155,7 +156,7 @@ async def test_bulk_both_ways_at_once_arrives_unchanged(reactor, pair, client_ki
         await sending
         return hashlib.sha256(got).digest() == hashlib.sha256(data).digest()
 
-    assert await asyncio.gather(one_way(c.client, c.service, up), one_way(c.service, c.client, down)) == [True, True]
+    assert all(await asyncio.gather(one_way(c.client, c.service, up), one_way(c.service, c.client, down)))
     assert (c.relay.bytes_to_service, c.relay.bytes_to_client) == (len(up), len(down))
     c.client.close()
     c.service.close()
@@ -423,7 +424,7 @@ async def test_sockets_the_kernel_does_not_watch_are_closed_and_reported(reactor
     near, _ = pair("unix")
     other, _ = pair("unix")
     reactor.add(other.fileno(), select.EPOLLIN, lambda _events: None)
-    told = []
+    told: list[object] = []
     with pytest.raises(OSError, match="exists"):
         relay_plain(reactor, near, other, idle_timeout=0.01, on_close=told.append)
     assert near.fileno() == other.fileno() == -1

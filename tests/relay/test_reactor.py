@@ -21,7 +21,12 @@ async def settle(loop_turns=20):
 async def test_a_ready_descriptor_calls_its_handler_with_its_events(reactor, pair):
     near, far = pair("unix")
     seen = asyncio.get_running_loop().create_future()
-    reactor.add(near.fileno(), IN, lambda events: (seen.set_result(events), reactor.remove(near.fileno())))
+
+    def see(events: int) -> None:
+        seen.set_result(events)
+        reactor.remove(near.fileno())
+
+    reactor.add(near.fileno(), IN, see)
     far.send(b"x")
     assert await asyncio.wait_for(seen, 5) == IN
 
@@ -49,8 +54,8 @@ async def test_a_handler_that_removes_and_closes_another_descriptor_of_the_batch
 
 async def test_an_event_fetched_for_a_closed_descriptor_does_not_reach_the_one_that_reuses_its_number(reactor, pair):
     (a, fa), (b, fb) = pair("unix"), pair("unix")
-    newcomer_called = []
-    made = []
+    newcomer_called: list[int] = []
+    made: list[socket.socket] = []
 
     def replace(mine, other):
         def run(_events):
@@ -82,7 +87,8 @@ async def test_an_event_fetched_for_a_closed_descriptor_does_not_reach_the_one_t
 
 async def test_a_handler_that_raises_loses_its_descriptor_is_logged_and_its_owner_is_told(reactor, pair, caplog):
     (a, fa), (b, fb) = pair("unix"), pair("unix")
-    told, served = [], []
+    told: list[BaseException] = []
+    served: list[bytes] = []
     boom = RuntimeError("boom")
 
     def fail(_events):
@@ -127,8 +133,13 @@ async def test_a_descriptor_that_is_always_ready_does_not_keep_asyncio_from_its_
 async def test_now_moves_on_with_the_batches(reactor, pair):
     near, far = pair("unix")
     before = reactor.now
-    seen = []
-    reactor.add(near.fileno(), IN, lambda _events: (near.recv(1), seen.append(reactor.now)))
+    seen: list[float] = []
+
+    def see(_events: int) -> None:
+        near.recv(1)
+        seen.append(reactor.now)
+
+    reactor.add(near.fileno(), IN, see)
     far.send(b"x")
     await settle()
     assert seen

@@ -19,7 +19,8 @@ def balancer() -> Balancer:
 @pytest.fixture
 def route(world) -> Route:
     pods = [world.endpoint(f"{version}-{number}", version) for version in ("v1", "v2", "v3") for number in (1, 2)]
-    return world.table(world.service(*pods, canary={"v1": 70, "v2": 20, "v3": 10})).route(world.http)
+    route: Route = world.table(world.service(*pods, canary={"v1": 70, "v2": 20, "v3": 10})).route(world.http)
+    return route
 
 
 def fail_all(tries: Attempts, balancer: Balancer, now: float) -> list[Attempt]:

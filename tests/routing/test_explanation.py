@@ -20,7 +20,7 @@ def balancer() -> Balancer:
 
 @pytest.fixture
 def table(world) -> RoutingTable:
-    return world.table(
+    table: RoutingTable = world.table(
         world.client(),
         world.service(
             world.endpoint("a", "v1"),
@@ -32,6 +32,7 @@ def table(world) -> RoutingTable:
             canary={"v1": 60, "v2": 20, "v3": 20, "v4": 0},
         ),
     )
+    return table
 
 
 def explained(world, table: RoutingTable, balancer: Balancer, *decisions: Decision) -> Explanation:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from meshless_core.documents import MeshletDocument, NodeManifest, TopicState, meshlet_topic, service_topic
@@ -9,6 +11,12 @@ from meshless_core.types import Decision, MeshletRef, ReplyCode, ServiceId, Verd
 ALLOW = Decision(Verdict.ALLOW, "test", "fine")
 DENY = Decision(Verdict.DENY, "test/no", "shop/web may not")
 GHOST = ServiceId("ghost", "cart", "shop")
+
+
+def refuse(*question: Any) -> Refusal:
+    answer = resolve(*question)
+    assert isinstance(answer, Refusal)
+    return answer
 
 
 def test_an_allowed_connection_gets_the_route(world) -> None:
@@ -24,24 +32,24 @@ def test_denied_beats_not_found_so_nobody_learns_what_exists(world) -> None:
 
 def test_denied_beats_no_endpoint(world) -> None:
     table = world.table(world.client(), world.service())
-    assert resolve(table, world.web, world.http, DENY).code is ReplyCode.ACCESS_DENIED
+    assert refuse(table, world.web, world.http, DENY).code is ReplyCode.ACCESS_DENIED
 
 
 @pytest.mark.parametrize("decision", [None, Decision(Verdict.ABSTAIN, "test", "not mine")])
 def test_anything_but_an_allow_is_a_denial(world, decision: Decision | None) -> None:
     table = world.table(world.client(), world.service(world.endpoint("a")))
-    assert resolve(table, world.web, world.http, decision).code is ReplyCode.ACCESS_DENIED
+    assert refuse(table, world.web, world.http, decision).code is ReplyCode.ACCESS_DENIED
 
 
 @pytest.mark.parametrize("source", [None, MeshletRef("shop", "nobody")])
 def test_a_pod_of_no_known_meshlet_is_an_unknown_client_before_anything_else(world, source: MeshletRef | None) -> None:
     table = world.table(world.client(), world.service(world.endpoint("a")))
     for decision in (ALLOW, DENY, None):
-        assert resolve(table, source, world.http, decision).code is ReplyCode.UNKNOWN_CLIENT
+        assert refuse(table, source, world.http, decision).code is ReplyCode.UNKNOWN_CLIENT
 
 
 def test_an_unknown_service_is_not_found_naming_the_meshlet_that_should_provide_it(world) -> None:
-    refusal = resolve(world.table(world.client()), world.web, GHOST, ALLOW)
+    refusal = refuse(world.table(world.client()), world.web, GHOST, ALLOW)
     assert refusal.code is ReplyCode.SERVICE_NOT_FOUND
     assert refusal.reason == "service ghost.cart.shop is not known: add it to spec.server.services of meshlet shop/cart"
 
@@ -57,7 +65,7 @@ def test_an_unknown_service_is_not_found_naming_the_meshlet_that_should_provide_
 )
 def test_no_usable_pod_is_no_endpoint_and_says_why(world, pods, canary, hint: str) -> None:
     endpoints = [world.endpoint(name, version, ready=ready) for name, version, ready in pods]
-    refusal = resolve(world.table(world.client(), world.service(*endpoints, canary=canary)), world.web, world.http, ALLOW)
+    refusal = refuse(world.table(world.client(), world.service(*endpoints, canary=canary)), world.web, world.http, ALLOW)
     assert refusal.code is ReplyCode.NO_ENDPOINT
     assert hint in refusal.reason
 
@@ -65,16 +73,16 @@ def test_no_usable_pod_is_no_endpoint_and_says_why(world, pods, canary, hint: st
 def test_on_the_server_side_the_clients_document_and_readiness_are_not_needed(world) -> None:
     table = world.table(world.service(world.endpoint("a", ready=False)))
     assert isinstance(resolve(table, world.web, world.http, ALLOW, "server"), Route)
-    assert resolve(table, world.web, world.http, DENY, "server").code is ReplyCode.ACCESS_DENIED
-    assert resolve(table, world.web, GHOST, ALLOW, "server").code is ReplyCode.SERVICE_NOT_FOUND
+    assert refuse(table, world.web, world.http, DENY, "server").code is ReplyCode.ACCESS_DENIED
+    assert refuse(table, world.web, GHOST, ALLOW, "server").code is ReplyCode.SERVICE_NOT_FOUND
 
 
 def test_what_the_manifest_announces_but_has_not_arrived_is_not_ready_rather_than_not_found() -> None:
     source, target = MeshletRef("shop", "web"), ServiceId("http", "cart", "shop")
     state = TopicState(1, "sha256:" + "0" * 64)
     empty = compile_routes("node-a", [NodeManifest("node-a", (), {meshlet_topic(source): state})])
-    assert resolve(empty, source, target, None).code is ReplyCode.NOT_READY
+    assert refuse(empty, source, target, None).code is ReplyCode.NOT_READY
     known = MeshletDocument(source, (target,), ())
     table = compile_routes("node-a", [known, NodeManifest("node-a", (), {service_topic(target): state})])
     allow = Decision(Verdict.ALLOW, "test", "")
-    assert resolve(table, source, target, allow).code is ReplyCode.NOT_READY
+    assert refuse(table, source, target, allow).code is ReplyCode.NOT_READY

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +46,8 @@ def data_frame(session, payload):
 
 def feed(session, raw, sizes=None):
     """Events for `raw` in pieces; neighbouring payload is joined, so that every split gives the same."""
-    events, at = [], 0
+    events: list[Any] = []
+    at = 0
     for size in sizes or [len(raw)]:
         for event in session.receive(memoryview(bytes(raw[at : at + size]))):
             if isinstance(event, memoryview) and events and isinstance(events[-1], bytes):
