@@ -309,8 +309,13 @@ def _pid_file(path: str | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    Path(path).write_text(f"{os.getpid()}\n", encoding="ascii")
+    mine = f"{os.getpid()}\n"
+    unfinished = Path(f"{path}.{os.getpid()}")
+    unfinished.write_text(mine, encoding="ascii")
+    os.replace(unfinished, path)  # in one step: who waits for the file must not find it empty
     try:
         yield
     finally:
-        Path(path).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if Path(path).read_text(encoding="ascii") == mine:  # the next agent may have written its own by now
+                Path(path).unlink()

@@ -1,7 +1,8 @@
-"""The access log's file: whole lines, whoever else writes there, wherever it is moved."""
+"""The files an agent process writes: the access log in whole lines, wherever it is moved, and the pid file."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshless_core.cli.agent import _AccessLogFile, _whole_lines
+from meshless_core.cli.agent import _AccessLogFile, _pid_file, _whole_lines
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"") + b"\n"), max_size=20), st.integers(1, 60))
@@ -50,3 +51,26 @@ def test_a_path_that_cannot_be_opened_again_leaves_the_old_file(tmp_path: Path, 
 def test_a_path_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(click.FileError, match="No such file"):
         _AccessLogFile(str(tmp_path / "none" / "access.log"))
+
+
+def test_a_pid_file_is_whole_from_its_first_moment_and_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "agent.pid"
+    path.write_text("1\n")
+    old = path.stat().st_ino
+    with _pid_file(str(path)):
+        assert path.read_text() == f"{os.getpid()}\n"
+        assert path.stat().st_ino != old, "replaced, not written over: nobody finds it empty"
+        assert [entry.name for entry in tmp_path.iterdir()] == ["agent.pid"]
+    assert not path.exists()
+
+
+def test_a_pid_file_that_the_next_agent_has_written_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "agent.pid"
+    with _pid_file(str(path)):
+        path.write_text("1\n")
+    assert path.read_text() == "1\n"
+    path.unlink()
+    with _pid_file(str(path)):
+        path.unlink()
+    with _pid_file(None):
+        pass
