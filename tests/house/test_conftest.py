@@ -13,52 +13,50 @@ import pytest
 CONFTEST = Path(__file__).resolve().parents[2] / "conftest.py"
 
 TESTS = {
-    "a test": "import pytest\ndef test_a():\n    pytest.skip('needs a rocket')\n",
-    "a marked test": "import pytest\n@pytest.mark.skipif(True, reason='needs a rocket')\ndef test_a():\n    pass\n",
-    "a module": "import pytest\npytest.skip('needs a rocket', allow_module_level=True)\n",
+    "test_a_test.py": "import pytest\ndef test_a():\n    pytest.skip('needs a rocket')\n",
+    "test_marked.py": "import pytest\n@pytest.mark.skipif(True, reason='needs a boat')\ndef test_a():\n    pass\n",
+    "test_module.py": "import pytest\npytest.skip('needs a kite', allow_module_level=True)\n",
+    "test_known.py": "import pytest\n@pytest.mark.xfail(reason='known')\ndef test_a():\n    assert False\n",
+    "test_good.py": "def test_a():\n    pass\n",
+    "test_ctrl_c.py": (
+        "import subprocess\ndef test_a():\n"
+        "    assert subprocess.run(['sh', '-c', 'kill -INT $$; echo ignored'], capture_output=True).stdout == b''\n"
+    ),
 }
 
 
-def run(folder: Path, source: str, ci: bool, *, in_background: bool = False) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *, ci: bool) -> str:
+    """The output of a run that was started in the background, as a shell's `&` does: with SIGINT ignored."""
     (folder / "conftest.py").write_text(CONFTEST.read_text())
-    (folder / "test_it.py").write_text(source + "def test_b():\n    pass\n")
+    for name, source in TESTS.items():
+        (folder / name).write_text(source)
     environment = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PYTEST_")}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)],
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", "--continue-on-collection-errors", "-p", "no:cacheprovider", "."],
         env=environment | ({"CI": "true"} if ci else {}),
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if in_background else None,  # as a shell's `&` does
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
+    assert result.returncode == (pytest.ExitCode.TESTS_FAILED if ci else pytest.ExitCode.OK), result.stdout
+    return result.stdout
 
 
-@pytest.mark.parametrize("source", TESTS.values(), ids=TESTS.keys())
-def test_a_skip_fails_the_run_in_ci_and_says_why(tmp_path: Path, source: str) -> None:
-    result = run(tmp_path, source, ci=True)
-    assert result.returncode not in (0, pytest.ExitCode.NO_TESTS_COLLECTED), result.stdout
-    assert "CI skips nothing" in result.stdout
-    assert "needs a rocket" in result.stdout
+def test_in_ci_every_kind_of_skip_is_a_failure_that_says_why_and_nothing_else_is(tmp_path: Path) -> None:
+    output = run(tmp_path, ci=True)
+    summary = output.splitlines()
+    for name, reason in (("test_a_test", "rocket"), ("test_marked", "boat"), ("test_module", "kite")):
+        assert any(line.startswith(("FAILED", "ERROR")) and name in line for line in summary), output
+        assert f"CI skips nothing, but {name}.py" in output
+        assert f"needs a {reason}" in output
+    assert "SKIPPED" not in output
+    for name in ("XFAIL test_known.py::test_a", "PASSED test_good.py::test_a", "PASSED test_ctrl_c.py::test_a"):
+        assert any(line.startswith(name) for line in summary), output
 
 
-@pytest.mark.parametrize("source", TESTS.values(), ids=TESTS.keys())
-def test_a_skip_is_a_skip_outside_ci(tmp_path: Path, source: str) -> None:
-    result = run(tmp_path, source, ci=False)
-    assert "1 skipped" in result.stdout
-    assert "failed" not in result.stdout
-
-
-def test_an_expected_failure_is_no_skip(tmp_path: Path) -> None:
-    result = run(tmp_path, "import pytest\n@pytest.mark.xfail(reason='known')\ndef test_a():\n    assert False\n", ci=True)
-    assert result.returncode == 0, result.stdout
-
-
-def test_a_program_that_a_test_starts_hears_ctrl_c_also_where_the_tests_run_in_the_background(tmp_path: Path) -> None:
-    source = """
-import subprocess
-def test_a():
-    assert subprocess.run(["sh", "-c", "kill -INT $$; echo ignored"], capture_output=True, text=True).stdout == ""
-"""
-    result = run(tmp_path, source, ci=True, in_background=True)
-    assert result.returncode == 0, result.stdout
+def test_outside_ci_a_skip_is_a_skip_and_ctrl_c_is_heard_by_what_a_test_starts(tmp_path: Path) -> None:
+    output = run(tmp_path, ci=False)
+    assert "2 passed, 3 skipped, 1 xfailed" in output
+    assert any(line.startswith("PASSED test_ctrl_c.py::test_a") for line in output.splitlines())
