@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -94,20 +93,21 @@ async def test_one_that_hangs_is_a_no_after_the_timeout_and_can_be_stopped() -> 
 
 async def test_one_that_blocks_its_thread_stops_neither_the_loop_nor_the_panel() -> None:
     release = threading.Event()
+    released: list[bool] = []
 
     class Blocking:
         async def authorize(self, _request: AuthorizationRequest) -> Decision:
-            release.wait(10)
+            released.append(release.wait(40))
             return ALLOW
 
     panel = AuthorizerPanel([("blocking", Blocking())], timeout=0.05)
     await panel.start()
-    began = time.monotonic()
     decisions = await asyncio.gather(panel.ask(REQUEST), panel.ask(REQUEST))
     assert [one.final.verdict for one in decisions] == [Verdict.DENY, Verdict.DENY]
-    assert time.monotonic() - began < 5, "the event loop was not held up"
+    assert released == [], "the decisions came while it blocked"
     release.set()
     await panel.stop()
+    assert all(released)
 
 
 async def test_while_one_blocks_the_thread_questions_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ async def test_while_one_blocks_the_thread_questions_do_not_pile_up(monkeypatch:
         assert "did not answer" in reasons[0]
         assert all("thread is blocked" in reason for reason in reasons[5:])
         release.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (await panel.ask(REQUEST)).final.verdict is not Verdict.ALLOW:
                 await asyncio.sleep(0)
     finally:

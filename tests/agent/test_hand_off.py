@@ -285,7 +285,7 @@ async def test_a_connection_goes_on_when_its_agent_leaves(make_mesh: MakeMesh, w
     mesh = await make_mesh(settings={"drain_timeout": Seconds(30.0)})
     await mesh.serve(echo)
     connection = await hand_over(mesh)
-    async with asyncio.timeout(5):  # a drain does not wait for what does not pass through the agent
+    async with asyncio.timeout(20):  # a drain does not wait for what does not pass through the agent
         await getattr(agent_of(mesh), way)()
     assert await connection.next_notices() == [Notice("drain", "the agent is shutting down")]
     assert await connection.next_notices() == [], "the end of the lease"

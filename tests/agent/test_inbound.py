@@ -26,7 +26,7 @@ async def test_of_idle_sessions_the_newest_are_kept_and_the_next_connection_is_m
         assert await reader.read() == b""
         writer.close()
         assert server.idle <= 2
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (server.active, server.idle, client.idle) != (0, 2, 2):
             await asyncio.sleep(0.005)
 

@@ -35,11 +35,11 @@ class Scene:
     ignored: list[bool]
 
     async def result(self) -> RelayResult:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await self.over
 
     async def read(self, end: socket.socket, size: int = 65536) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await asyncio.get_running_loop().sock_recv(end, size)
 
     async def notices(self) -> list[Notice]:

@@ -54,7 +54,7 @@ async def test_a_client_that_waits_is_told_that_the_agent_drains(
                 filler.connect(path)
         client = stack.enter_context(await mesh.open(request=request_bytes))
         agent = mesh.agents.pop("node-a")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not (agent.runtime.handshaking or agent.runtime.establishing):
                 await asyncio.sleep(0.005)
         if drained:
@@ -75,7 +75,7 @@ async def test_a_drain_waits_for_a_connection_that_is_being_made(make_mesh: Make
     await mesh.serve(echo)
     client = await mesh.open()
     agent = mesh.agents["node-a"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not agent.runtime.connecting:
             await asyncio.sleep(0)
     draining = asyncio.create_task(agent.drain())

@@ -407,9 +407,9 @@ def unharmed(mesh: Mesh, at_rest: int) -> Iterator[None]:
     pid = mesh.pid("node-b")
     yield
     mesh.exchange()
-    wait_until(lambda: mesh.metric("node-b", "meshless_tunnel_sessions") <= 2, "only the honest sessions are left", 5)
-    wait_until(lambda: mesh.other_descriptors("node-b") <= at_rest, "descriptors are given back", 5)
-    assert mesh.metric("node-b", "meshless_connections_active") == 0
+    wait_until(lambda: mesh.metric("node-b", "meshless_tunnel_sessions") <= 2, "only the honest sessions are left")
+    wait_until(lambda: mesh.other_descriptors("node-b") <= at_rest, "descriptors are given back")
+    wait_until(lambda: mesh.metric("node-b", "meshless_connections_active") == 0, "no connection is left")
     assert mesh.pid("node-b") == pid
     assert "Traceback" not in mesh.log("node-b")
 

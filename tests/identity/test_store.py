@@ -241,11 +241,11 @@ async def test_started_it_works_by_itself(tmp_path: Path, issuer: Any, clock: An
     )
     await store.start()
     store.require({CART})
-    await asyncio.wait_for(store.ready(), 5)
+    await asyncio.wait_for(store.ready(), 20)
     before = store.get(CART_ID)
     issuer.authority.rotate()
     issuer.changed.set()
-    await asyncio.wait_for(rotated.wait(), 5)
+    await asyncio.wait_for(rotated.wait(), 20)
     assert store.get(CART_ID) != before
     await store.stop()
     await store.stop()

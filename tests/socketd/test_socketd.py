@@ -170,7 +170,7 @@ async def test_without_descriptors_the_agent_waits_and_is_served_when_there_are_
             while True:
                 fillers.append(os.dup(folder))
         early.connect(f"/proc/self/fd/{folder}/socketd.sock")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while "cannot accept its agent" not in caplog.text:
                 await asyncio.sleep(0.005)
     finally:
@@ -178,7 +178,7 @@ async def test_without_descriptors_the_agent_waits_and_is_served_when_there_are_
         for descriptor in (*fillers, folder):
             os.close(descriptor)
         early.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         agent = await _agent(tmp_path)
     assert set(agent.pods) == {"uid-web"}
     await agent.kill()

@@ -82,7 +82,7 @@ async def expect_cut(stream: Any) -> None:
     readable = asyncio.Event()
     asyncio.get_running_loop().add_reader(stream.fileno(), readable.set)
     try:
-        await asyncio.wait_for(readable.wait(), 5)
+        await asyncio.wait_for(readable.wait(), 20)
     finally:
         asyncio.get_running_loop().remove_reader(stream.fileno())
     try:

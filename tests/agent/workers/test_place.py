@@ -27,7 +27,7 @@ async def test_a_worker_says_when_it_serves_and_then_does_what_it_is_told(pair: 
     supervisor.send(DRAIN)  # said before the worker could listen: not lost
     place.report_started(on_drain=lambda: told.put_nowait("drain"), on_reopen=lambda: told.put_nowait("reopen"))
     assert supervisor.recv(100) == READY
-    assert await asyncio.wait_for(told.get(), 5) == "drain"
+    assert await asyncio.wait_for(told.get(), 20) == "drain"
     supervisor.send(REOPEN)
-    assert await asyncio.wait_for(told.get(), 5) == "reopen"
+    assert await asyncio.wait_for(told.get(), 20) == "reopen"
     asyncio.get_running_loop().remove_reader(place.control)

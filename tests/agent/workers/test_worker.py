@@ -22,7 +22,7 @@ async def test_it_says_at_each_stage_why_it_is_not_ready(tmp_path: Path) -> None
         assert worker.alive
         assert worker.not_ready() == "worker 3: is starting"
         theirs.send(READY)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while worker.not_ready():
                 await asyncio.sleep(0)
         worker.ended()
