@@ -51,11 +51,14 @@ def test_setup_says_what_to_install_where_there_is_no_python(tmp_path: Path) -> 
 def house(tmp_path: Path) -> Path:
     """A folder with the real `.ci/run` and a `make` that notes its targets and fails where it is told to."""
     (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    for script in ("run", "install-programs", "install-go"):
+        shutil.copy(ROOT / ".ci" / script, tmp_path / ".ci" / script)
+    for programs_of in ("test-programs", "interop-programs"):
+        (tmp_path / ".ci" / programs_of).write_text("sh dash\n")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name in ("ip", "tcpdump", "curl", "openssl", "gcc", "go"):
-        (programs / name).write_text("#!/bin/sh\n")
+    (programs / "go").write_text("#!/bin/sh\necho go1.21.0\n")
     (programs / "make").write_text(
         f'#!/bin/sh\necho "$1" >> done\necho "CI=$CI"\n[ "$1" != test ] || echo "{CLOSING}"\n[ ! -e "fail-$1" ]\n'
     )
@@ -91,6 +94,30 @@ def test_ci_stops_where_the_set_up_fails(house: Path) -> None:
     assert (house / "done").read_text().split() == ["setup"]
 
 
+def test_ci_stops_without_a_go_that_is_new_enough_and_says_so(house: Path) -> None:
+    (house / "programs" / "go").write_text("#!/bin/sh\necho go1.19.8\n")
+    bin_folder = house / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "uv").write_text("#!/bin/sh\n")
+    (bin_folder / "uv").chmod(0o755)
+    result = ci(house)
+    assert result.returncode == 1
+    assert "does not run; install Go 1.21 or later" in result.stderr
+    assert (house / "done").read_text().split() == ["setup"]
+
+
+def test_ci_fails_if_generated_pages_are_not_committed_or_nobody_can_tell(house: Path) -> None:
+    (house / "docs" / "reference").mkdir(parents=True)
+    (house / "docs" / "reference" / "new.md").write_text("generated\n")
+    result = ci(house)
+    assert result.returncode == 1
+    assert "run 'make docs' and commit" in result.stderr
+    shutil.rmtree(house / ".git")
+    result = ci(house)
+    assert result.returncode == 1
+    assert "git does not answer" in result.stderr
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is all a script sees of a machine; nothing says yet which services may start."""
@@ -122,6 +149,13 @@ def test_missing_programs_are_installed_once_each_and_no_service_is_started(mach
     update, installed = (machine / "asked").read_text().splitlines()
     assert update.startswith("update")
     assert installed.endswith("--no-install-recommends pack-a pack-b")
+
+
+def test_a_file_that_is_missing_is_installed_and_one_that_is_there_is_not(machine: Path) -> None:
+    (machine / "there").touch()
+    result = install(machine, f"{machine}/there pack-a\n{machine}/missing pack-b\n", root=True)
+    assert result.returncode == 0, result.stderr
+    assert (machine / "asked").read_text().splitlines()[-1].endswith("--no-install-recommends pack-b")
 
 
 def test_who_may_not_install_is_told_what_to_install(machine: Path) -> None:
