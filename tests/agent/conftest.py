@@ -17,6 +17,7 @@ from meshless_core.agent.agent import Agent, AgentParts
 from meshless_core.bus import InProcessBus
 from meshless_core.config import AgentSettings, Config, PluginSetting, Seconds
 from meshless_core.dev.ports import ReservedPort
+from meshless_core.documents_codec import decode_document
 from meshless_core.hookspecs import DiscoverySnapshot
 from meshless_core.identity import CertificateAuthority, IssuerClient, IssuerServer, bind_issuer_socket
 from meshless_core.plugins import load_plugins
@@ -166,7 +167,7 @@ class Mesh:
         await agent.start()
 
     async def ready(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await self.reconciler.settled()
             for node, agent in self.agents.items():
                 while agent.runtime.table is None or not agent.serving:
@@ -178,11 +179,21 @@ class Mesh:
         """Change the objects and wait until every agent has compiled the result."""
         before = {node: agent.runtime.table for node, agent in self.agents.items()}
         self.objects.set(text)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while all(agent.runtime.table is before[node] for node, agent in self.agents.items()):
                 await asyncio.sleep(0.005)
-            await asyncio.sleep(0.05)
+            await self.reconciler.settled()
+            while not all(map(self._is_up_to_date, self.agents.values())):
+                await asyncio.sleep(0.005)
         await self.ready()
+
+    def _is_up_to_date(self, agent: Agent) -> bool:
+        """Whether what is on the bus is in force."""
+        for topic, document in agent.documents.documents.items():
+            payload = self.bus._values.get(topic)
+            if payload is None or decode_document(topic, payload) != document:
+                return False
+        return not agent.documents.behind
 
     def server_path(self, pod: str = "cart-0", service: str = "http") -> Path:
         return self.folder / "pods" / "shop" / pod / "server" / service

@@ -94,8 +94,8 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def until(condition: Callable[[], object], seconds: float = 1.0) -> None:
-    """Poll until `condition` is true: within a second, that is what is promised of slots."""
+async def until(condition: Callable[[], object], seconds: float = 4.0) -> None:
+    """Poll until `condition` is true: of itself that takes milliseconds, and every timer that could help takes longer."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.002)

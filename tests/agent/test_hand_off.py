@@ -257,7 +257,7 @@ async def test_a_client_that_goes_on_all_the_same_is_cut_and_counted(make_mesh: 
     await mesh.serve(echo)
     connection = await hand_over(mesh)
     await mesh.apply(shop("node-a").replace(ALLOWED, "spec: {}"))
-    await until(lambda: no_slot_is_taken(mesh), seconds=5)
+    await until(lambda: no_slot_is_taken(mesh), seconds=20)
     with pytest.raises(BrokenPipeError):
         connection.service.send(b"I go on")
     assert await connection.hear(1) == b""
