@@ -245,7 +245,7 @@ func TestABadHandOverIsRefusedAndLeavesNothingOpen(t *testing.T) {
 				say(t, conn, yesWithDescriptor...)
 				test.hand(t, conn)
 			})
-			_, err := (&Dialer{ReceiveDescriptor: true, HandshakeTimeout: 200 * time.Millisecond}).Dial("http.cart.shop")
+			_, err := (&Dialer{ReceiveDescriptor: true, HandshakeTimeout: time.Second}).Dial("http.cart.shop")
 			if failure := refusal(t, err, test.code); failure.ServiceID != "http.cart.shop" {
 				t.Errorf("%+v", failure)
 			}
