@@ -48,7 +48,7 @@ def test_a_body_is_streamed(shop: Any, client: httpx.Client) -> None:
 
 def test_a_slow_answer_is_a_read_timeout(client: httpx.Client) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        client.get(f"{URL}/slow", timeout=0.05)
+        client.get(f"{URL}/slow", timeout=httpx.Timeout(20, read=0.05))
 
 
 def test_the_pools_limit_is_a_pool_timeout(shop: Any) -> None:
@@ -58,7 +58,7 @@ def test_the_pools_limit_is_a_pool_timeout(shop: Any) -> None:
         client.stream("GET", f"{URL}/stream") as response,
     ):
         with pytest.raises(httpx.PoolTimeout):
-            client.get(f"{URL}/hello", timeout=0.05)
+            client.get(f"{URL}/hello", timeout=httpx.Timeout(20, pool=0.05))
         shop.proceed.set()
         response.read()
 
@@ -108,14 +108,14 @@ async def test_an_async_body_is_streamed(shop: Any, aclient: httpx.AsyncClient) 
 
 async def test_an_async_slow_answer_is_a_read_timeout(aclient: httpx.AsyncClient) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        await aclient.get(f"{URL}/slow", timeout=0.05)
+        await aclient.get(f"{URL}/slow", timeout=httpx.Timeout(20, read=0.05))
 
 
 async def test_the_async_pools_limit_is_a_pool_timeout(shop: Any) -> None:
     transport = AsyncMeshTransport(ONCE, limits=httpx.Limits(max_connections=1))
     async with httpx.AsyncClient(transport=transport) as client, client.stream("GET", f"{URL}/stream") as response:
         with pytest.raises(httpx.PoolTimeout):
-            await client.get(f"{URL}/hello", timeout=0.05)
+            await client.get(f"{URL}/hello", timeout=httpx.Timeout(20, pool=0.05))
         shop.proceed.set()
         await response.aread()
 

@@ -42,7 +42,7 @@ def test_a_body_is_streamed(shop: Any, http: MeshPoolManager) -> None:
 
 def test_a_slow_answer_is_a_read_timeout(http: MeshPoolManager) -> None:
     with pytest.raises(urllib3.exceptions.ReadTimeoutError):
-        http.request("GET", f"{URL}/slow", timeout=0.05)
+        http.request("GET", f"{URL}/slow", timeout=urllib3.Timeout(connect=20, read=0.05))
 
 
 def test_the_pools_limit_is_an_empty_pool(shop: Any, http: MeshPoolManager) -> None:
