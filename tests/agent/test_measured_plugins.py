@@ -101,10 +101,11 @@ async def _first(updates: AsyncGenerator[BusUpdate, None], count: int) -> AsyncG
 class Breaking(InProcessBus):
     def __init__(self, error: Exception) -> None:
         super().__init__()
-        self.error = error
+        self.error: Exception | None = error
 
     async def subscribe(self, topics: frozenset[str]) -> AsyncGenerator[BusUpdate, None]:
-        raise self.error
+        if self.error is not None:
+            raise self.error
         yield BusUpdate("", None)
 
 
