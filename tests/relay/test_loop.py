@@ -123,7 +123,7 @@ async def test_two_reactors_in_one_loop_do_not_disturb_each_other(ends):
     loop = asyncio.get_running_loop()
     one, two = Reactor(loop), Reactor(loop)
     near, far = ends
-    seen = asyncio.Queue()
+    seen: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
     one.add(near.fileno(), IN, lambda _events: seen.put_nowait((1, near.recv(8))))
     two.add(far.fileno(), IN, lambda _events: seen.put_nowait((2, far.recv(8))))
     near.send(b"a")
