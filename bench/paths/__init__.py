@@ -7,6 +7,7 @@ from bench.paths.direct import DirectPath
 from bench.paths.haproxy import HaproxyPath, HaproxyTlsPath
 from bench.paths.meshless import MeshlessPath
 from bench.paths.nginx import NginxPath
+from bench.paths.python_floor import PythonFloorPath
 from bench.paths.stunnel import StunnelTlsPath
 
 __all__ = ["ALL_PATHS", "BASELINES", "Group", "Path", "Route", "Stage"]
@@ -18,6 +19,7 @@ ALL_PATHS: tuple[Path, ...] = (
     HaproxyPath("haproxy-threads", threads=None, splice=False),
     HaproxyPath("haproxy-splice", threads=1, splice=True),
     NginxPath("nginx"),
+    PythonFloorPath("python-floor"),
     MeshlessPath("meshless", nodes=1),
     MeshlessPath("meshless-workers", nodes=1, workers=2, in_quick=False),
     MeshlessPath("meshless-handoff", nodes=1, hand_off=True),
