@@ -16,6 +16,8 @@ from meshless_core.errors import MeshlessError
 
 __all__ = ["ServiceSocketError", "ServiceSockets"]
 
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""Failures that say something about this agent, not about what the pod made."""
 _SOCKET_FLAGS = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _OPEN_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = {
@@ -64,14 +66,16 @@ class ServiceSockets:
 
         Raises:
             ServiceSocketError: what stands in the way.
-            OSError: no descriptor is left.
+            OSError: no descriptor or no memory is left.
         """
         name = f"server/{service}"
         try:
             status = os.stat(service, dir_fd=self._folder, follow_symlinks=False)
-        except FileNotFoundError as error:
+        except OSError as error:
             self._forget(service)
-            raise ServiceSocketError(f"{name} does not exist: the application has to listen there") from error
+            if error.errno in _OURS:
+                raise
+            raise ServiceSocketError(self._why_not_there(name, error)) from error
         known = self._known.get(service)
         if known is None or (known[2], known[3]) != (status.st_ino, status.st_dev):
             self._forget(service)
@@ -84,6 +88,8 @@ class ServiceSockets:
             return None
         except OSError as error:
             connection.close()
+            if error.errno in _OURS:
+                raise
             raise ServiceSocketError(_why(name, status.st_mode, error)) from error
         return connection
 
@@ -95,8 +101,10 @@ class ServiceSockets:
     def _open(self, service: str, name: str) -> tuple[int, str, int, int]:
         try:
             descriptor = os.open(service, _OPEN_FLAGS, dir_fd=self._folder)
-        except FileNotFoundError as error:
-            raise ServiceSocketError(f"{name} does not exist: the application has to listen there") from error
+        except OSError as error:
+            if error.errno in _OURS:
+                raise
+            raise ServiceSocketError(self._why_not_there(name, error)) from error
         status = os.fstat(descriptor)
         if not stat.S_ISSOCK(status.st_mode):
             os.close(descriptor)
@@ -105,6 +113,19 @@ class ServiceSockets:
         known = (descriptor, f"/proc/self/fd/{descriptor}", status.st_ino, status.st_dev)
         self._known[service] = known
         return known
+
+    def _why_not_there(self, name: str, error: OSError) -> str:
+        match error.errno:
+            case errno.ENOENT | errno.ENOTDIR:
+                return f"{name} does not exist: the application has to listen there"
+            case errno.EACCES | errno.EPERM:
+                mode = stat.S_IMODE(os.fstat(self._folder).st_mode)
+                return (
+                    f"the folder of {name} has mode {mode:04o}, which does not let the agent (uid {os.geteuid()}) "
+                    "look into it: set mode 0755 on the folder"
+                )
+            case _:
+                return f"{name} cannot be looked at: {error.strerror}"
 
     def _forget(self, service: str) -> None:
         known = self._known.pop(service, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -166,3 +168,26 @@ def test_a_too_strict_mode_is_named_with_the_mode_to_set(tmp_path: Path, folder:
         done = subprocess.run([sys.executable, "-c", STRICT, str(folder)], capture_output=True, text=True, check=True)
     assert "server/http has mode 0500" in done.stdout
     assert "set mode 0666" in done.stdout
+
+
+def test_a_too_strict_folder_is_named_with_the_mode_to_set(folder: Path) -> None:
+    with _listen(folder / "http"):
+        os.chmod(folder, 0o600)
+        try:
+            done = subprocess.run([sys.executable, "-c", STRICT, str(folder)], capture_output=True, text=True, check=True)
+        finally:
+            os.chmod(folder, 0o700)
+    assert "the folder of server/http has mode 0600" in done.stdout
+    assert "set mode 0755 on the folder" in done.stdout
+
+
+def test_running_out_of_descriptors_is_the_agents_fault_not_the_applications(folder: Path, sockets: ServiceSockets) -> None:
+    with _listen(folder / "http"):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(OSError) as caught:
+                sockets.connect("http")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
