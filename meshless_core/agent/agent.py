@@ -257,7 +257,8 @@ class Agent:
         pod = self.runtime.pods.pop(uid, None)
         if pod is not None:
             pod.close()
-        self._require_leaves()
+        # later, since the same pod may come back at once with the sockets of another socketd: its leaf is not to be dropped
+        self.runtime.loop.call_soon(self._require_leaves)
 
     async def _await_socketd(self) -> None:
         """Accept when connections can be made; or after a while all the same, to say NOT_READY instead of nothing."""

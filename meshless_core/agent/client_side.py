@@ -60,10 +60,11 @@ class ClientSide:
         self._waiting.clear()
 
     def remove(self, uid: str) -> None:
-        """Stop accepting connections of a pod that is gone."""
+        """Stop accepting connections of a pod that is gone, or whose sockets were replaced."""
         self._waiting.pop(uid, None)
         listener = self._listeners.pop(uid, None)
         if listener is not None:
+            listener.take_waiting()
             listener.stop()
 
     def stop(self) -> None:
@@ -89,6 +90,13 @@ class _PodListener:
         # workers of one node take turns: who takes one only leaves the next to whoever is quicker (ADR-0100)
         self._accepts = _ACCEPTS_PER_WAKE if self.runtime.workers == 1 else 1
         side.runtime.reactor.add(pod.listener.fileno(), select.EPOLLIN, self._on_ready)
+
+    def take_waiting(self) -> None:
+        """Accept who has connected already: with the listener's last descriptor its backlog would be reset."""
+        waiting = select.poll()
+        waiting.register(self.pod.listener, select.POLLIN)
+        while self._listening and self._pause is None and waiting.poll(0):
+            self._on_ready(0)
 
     def stop(self) -> None:
         """Accept no more."""

@@ -22,28 +22,32 @@ __all__ = ["command"]
 @click.option("--pods-dir", required=True, type=click.Path(file_okay=False), help="Folder of the pods' folders.")
 @click.option("--control", required=True, type=click.Path(), help="Control socket on which the agent connects.")
 @click.option("--agent-uid", type=int, multiple=True, help="User that may connect as the agent, besides this one. Repeatable.")
+@click.option("--keep", is_flag=True, help="Leave the folders at the end, for a socketd that is started next.")
 @click.option("--config", "config_path", type=click.Path(dir_okay=False), help="Configuration; without it the defaults hold.")
-def command(node: str, pods_dir: str, control: str, agent_uid: tuple[int, ...], config_path: str | None) -> int:
+def command(node: str, pods_dir: str, control: str, agent_uid: tuple[int, ...], keep: bool, config_path: str | None) -> int:
     """Own the socket folders and listeners of a node's pods, and hand them to the agent.
 
     Which pods there are comes from the node's manifest on the bus. The listeners stay open while an agent restarts, so
-    connects wait instead of failing. Runs until SIGTERM or SIGINT, then removes the folders.
+    connects wait instead of failing. Runs until SIGTERM or SIGINT, then removes the folders, or with --keep leaves them: to
+    replace socketd under running pods. A socketd takes over the folders of pods that are still there, with the applications'
+    sockets in them.
 
     \b
     Example:
       meshless socketd --node node-a --pods-dir /run/meshless/pods --control /run/meshless/socketd.sock
     """
-    asyncio.run(_run(node, Path(pods_dir), Path(control), frozenset(agent_uid), config_path))
+    asyncio.run(_run(node, Path(pods_dir), Path(control), frozenset(agent_uid), keep, config_path))
     return ExitCode.OK
 
 
-async def _run(node: str, pods_dir: Path, control: Path, uids: frozenset[int], config_path: str | None) -> None:
+async def _run(node: str, pods_dir: Path, control: Path, uids: frozenset[int], keep: bool, config_path: str | None) -> None:
     plugins = load_plugins(load_config(config_path), needs=frozenset({Kind.BUS}))
-    server = SocketdServer(node, PodDirectories(pods_dir), control, agent_uids=uids)
+    directories = PodDirectories(pods_dir)
+    server = SocketdServer(node, directories, control, agent_uids=uids)
     bus = plugins.bus()
     async with PluginLifecycle(plugins):
         await server.start()
-        following = asyncio.create_task(follow_manifest(node, bus, server), name="socketd-manifest")
+        following = asyncio.create_task(follow_manifest(node, bus, server, sweep=directories.sweep), name="socketd-manifest")
         asked = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, asked.set)
@@ -53,4 +57,4 @@ async def _run(node: str, pods_dir: Path, control: Path, uids: frozenset[int], c
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
-            await server.stop()
+            await server.stop(remove=not keep)

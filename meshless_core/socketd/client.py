@@ -28,6 +28,8 @@ __all__ = ["PodSockets", "SocketdClient"]
 
 logger = logging.getLogger(__name__)
 
+_Inode = tuple[int, int]  # device and number; ours cannot be given to another file while we hold it open
+
 _FIRST_RETRY: Final = 0.05  # seconds
 _LAST_RETRY: Final = 2.0  # seconds
 
@@ -75,7 +77,7 @@ class SocketdClient:
         self._path = path
         self._on_added = on_added
         self._on_removed = on_removed
-        self._known: dict[str, PodPlacement] = {}
+        self._known: dict[str, tuple[PodPlacement, _Inode, _Inode]] = {}
         self._task: asyncio.Task[None] | None = None
         self._complete = asyncio.Event()
         self.connected = False
@@ -97,12 +99,20 @@ class SocketdClient:
 
     async def _run(self) -> None:
         delay = _FIRST_RETRY
+        said = ""
         while True:
             try:
                 await self._follow()
-                delay = _FIRST_RETRY
             except (OSError, SocketDirectoryError) as error:
-                logger.warning("socketd %s: %s; keeping %d pods, trying again", self._path, error, len(self._known))
+                reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+                if self.connected:
+                    delay, said = _FIRST_RETRY, ""
+                if reason != said:  # once, and not for every attempt: an agent may wait long for its socketd
+                    said = reason
+                    logger.warning(
+                        "cannot follow socketd at %s: %s; keeping %d pods and trying again; is socketd running?",
+                        *(self._path, reason, len(self._known)),
+                    )
             self.connected = False
             await asyncio.sleep(random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
             delay = min(delay * 2, _LAST_RETRY)
@@ -146,12 +156,13 @@ class SocketdClient:
             case protocol.PodAdded(placement):
                 if resent is not None:
                     resent.add(placement.uid)
-                if self._known.get(placement.uid) == placement:
+                known = (placement, _inode(descriptors[0]), _inode(descriptors[1]))
+                if self._known.get(placement.uid) == known:
                     _close_all(descriptors)  # the same pod after a reconnect: our copies are still good
                 else:
                     if placement.uid in self._known:
-                        self._on_removed(placement.uid)
-                    self._known[placement.uid] = placement
+                        self._on_removed(placement.uid)  # another pod, or other sockets: socketd itself was started again
+                    self._known[placement.uid] = known
                     listener = socket.socket(fileno=descriptors[0])
                     listener.setblocking(False)
                     self._on_added(PodSockets(placement, listener, descriptors[1]))
@@ -164,6 +175,7 @@ class SocketdClient:
                         del self._known[uid]
                         self._on_removed(uid)
                 self._complete.set()
+                logger.info("socketd at %s has %d pods for this agent", self._path, len(self._known))
                 return None
             case _:
                 raise SocketDirectoryError(f"socketd protocol: unexpected {type(message).__name__}")
@@ -179,6 +191,11 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]] | None:
         _close_all(descriptors)
         raise SocketDirectoryError(f"a message was cut off ({os.strerror(errno.EMSGSIZE)}): raise the limit of open files")
     return packet, list(descriptors)
+
+
+def _inode(descriptor: int) -> _Inode:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _close_all(descriptors: list[int]) -> None:

@@ -2,6 +2,10 @@
 
     <root>/<namespace>/<pod>/client/meshless      bound and listening before the pod starts
     <root>/<namespace>/<pod>/server/              the application's sockets
+    <root>/<namespace>/.<pod>.uid                 whose folder this is, out of the pod's reach
+
+A socketd that died or was replaced finds the folders of the pods that are still there and takes them over: the applications'
+sockets stay, and the client socket is replaced atomically.
 
 All binds go through `/proc/self/fd/<folder>/...`, so paths longer than the 107 bytes of `sun_path` work. Nothing here follows
 a symlink that a pod could have made.
@@ -15,6 +19,7 @@ import logging
 import os
 import shutil
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +34,8 @@ __all__ = ["CLIENT_SOCKET_NAME", "LISTEN_BACKLOG", "ParkedPod", "PodDirectories"
 logger = logging.getLogger(__name__)
 
 CLIENT_SOCKET_NAME: Final = "meshless"
+_NEW_SOCKET_NAME: Final = ".meshless.new"
+_OWNER_SUFFIX: Final = ".uid"
 LISTEN_BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn; connects wait here while an agent restarts
 _O_FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -64,19 +71,18 @@ class PodDirectories:
         return self._root / pod.namespace / pod.name
 
     def create(self, placement: PodPlacement) -> ParkedPod:
-        """Make the pod's folders and its listener; whatever a previous pod of the same name left is removed.
+        """Make the pod's folders and its listener.
+
+        Folders of the same pod, of an earlier socketd, are taken over with the applications' sockets in them; whatever a
+        previous pod of the same name left is removed.
 
         Raises:
             SocketDirectoryError: the folder or socket cannot be made; names the path and the reason.
         """
         folder = self.path(placement.pod)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            if folder.is_symlink() or folder.exists():
-                _remove(folder)
-            folder.mkdir(mode=0o755)
-            (folder / "client").mkdir(mode=0o755)
-            (folder / "server").mkdir(mode=0o755)
+            if not self._is_of(placement):
+                self._make(placement)
             listener = self._listen(folder / "client")
             try:
                 server_folder = os.open(folder / "server", _O_FOLDER | os.O_PATH)
@@ -93,8 +99,47 @@ class PodDirectories:
     def remove(self, parked: ParkedPod) -> None:
         """Close the listener and delete the pod's folder. A folder that is gone already is fine."""
         parked.close()
-        folder = self.path(parked.placement.pod)
+        self._remove_pod(parked.placement.pod)
+
+    def sweep(self, pods: Collection[PodRef]) -> None:
+        """Delete the folders of all other pods: what an earlier socketd left of pods that ended meanwhile.
+
+        Only for who owns everything under the root.
+
+        Args:
+            pods: those that are there.
+        """
+        for owner in self._root.glob(f"*/.*{_OWNER_SUFFIX}"):
+            pod = PodRef(owner.parent.name, owner.name.removeprefix(".").removesuffix(_OWNER_SUFFIX))
+            if pod not in pods:
+                self._remove_pod(pod)
+
+    def _owner(self, pod: PodRef) -> Path:
+        return self._root / pod.namespace / f".{pod.name}{_OWNER_SUFFIX}"
+
+    def _is_of(self, placement: PodPlacement) -> bool:
+        folder = self.path(placement.pod)
         try:
+            owner = self._owner(placement.pod).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return False
+        folders = (folder, folder / "client", folder / "server")
+        return owner == placement.uid and all(path.is_dir() and not path.is_symlink() for path in folders)
+
+    def _make(self, placement: PodPlacement) -> None:
+        folder = self.path(placement.pod)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink() or folder.exists():
+            _remove(folder)
+        folder.mkdir(mode=0o755)
+        (folder / "client").mkdir(mode=0o755)
+        (folder / "server").mkdir(mode=0o755)
+        self._owner(placement.pod).write_text(placement.uid, encoding="utf-8")  # last: half-made folders are nobody's
+
+    def _remove_pod(self, pod: PodRef) -> None:
+        folder = self.path(pod)
+        try:
+            self._owner(pod).unlink(missing_ok=True)
             _remove(folder)
             folder.parent.rmdir()
         except FileNotFoundError:
@@ -107,10 +152,14 @@ class PodDirectories:
         descriptor = os.open(folder, _O_FOLDER)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            path = f"/proc/self/fd/{descriptor}/{CLIENT_SOCKET_NAME}"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_NEW_SOCKET_NAME, dir_fd=descriptor)
+            path = f"/proc/self/fd/{descriptor}/{_NEW_SOCKET_NAME}"
             listener.bind(path)
             os.chmod(path, self._socket_mode)
             listener.listen(LISTEN_BACKLOG)
+            # in place of an earlier socketd's without a gap; and under its name only when it can be connected to
+            os.rename(_NEW_SOCKET_NAME, CLIENT_SOCKET_NAME, src_dir_fd=descriptor, dst_dir_fd=descriptor)
         except OSError:
             listener.close()
             raise

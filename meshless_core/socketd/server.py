@@ -59,6 +59,7 @@ class SocketdServer:
         self._control_path = control_path
         self._uids = agent_uids | {os.getuid()}
         self._pods: dict[str, ParkedPod] = {}
+        self._complete = False  # until the pods are known an agent is told nothing: it would drop those it has
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -144,6 +145,9 @@ class SocketdServer:
                 logger.error("pod %s gets no sockets: %s", placement.pod, error)
                 continue
             self._send(protocol.PodAdded(placement))
+        if not self._complete:
+            self._complete = True
+            self._send(protocol.SnapshotSent())
 
     async def wait_served(self) -> None:
         """Return once the present agent has acknowledged every parked pod."""
@@ -192,7 +196,8 @@ class SocketdServer:
             self._outbox = asyncio.Queue()
             for parked in self._pods.values():
                 self._outbox.put_nowait(protocol.PodAdded(parked.placement))
-            self._outbox.put_nowait(protocol.SnapshotSent())
+            if self._complete:
+                self._outbox.put_nowait(protocol.SnapshotSent())
             self._serving = asyncio.create_task(self._serve(connection, self._outbox), name=f"socketd-{self._node}-agent")
 
     async def _serve(self, connection: socket.socket, outbox: asyncio.Queue[protocol.Message]) -> None:

@@ -121,18 +121,19 @@ class Mesh:
         await self.reconciler.start()
         self._stack.push_async_callback(self.reconciler.stop)
         for node in self._nodes:
-            await self._start_socketd(node)
+            await self.start_socketd(node)
             await self.start_agent(node)
         await self.ready()
 
-    async def _start_socketd(self, node: str) -> None:
+    async def start_socketd(self, node: str) -> None:
         socketd = SocketdServer(node, PodDirectories(self.folder / "pods"), self.folder / node / "socketd.sock")
         self.socketds[node] = socketd
         await socketd.start()
         self._stack.push_async_callback(socketd.stop)
         following = asyncio.create_task(follow_manifest(node, self.bus, socketd))
         self._stack.push_async_callback(_cancel, following)
-        self.issuer.add_node(node, bind_issuer_socket(self.folder / node / "issuer.sock"))
+        if node not in self.agents:
+            self.issuer.add_node(node, bind_issuer_socket(self.folder / node / "issuer.sock"))
 
     async def start_agent(self, node: str) -> None:
         plugins = load_plugins(Config(plugins=tuple(map(PluginSetting, PLUGINS))))

@@ -354,6 +354,35 @@ async def test_connects_wait_while_the_agent_is_replaced(make_mesh: MakeMesh) ->
     client.close()
 
 
+@pytest.mark.parametrize("node", ["node-a", "node-b"])
+async def test_a_socketd_started_again_costs_no_connection_and_no_connect(make_mesh: MakeMesh, node: str) -> None:
+    mesh = await make_mesh(cart_on=node)
+    await mesh.serve(_echo)
+    reader, writer = await mesh.dial()
+
+    async def connects() -> None:
+        client = await mesh.open()
+        assert await mesh.verdict(client) is ReplyCode.OK
+        client.close()
+
+    leaves = {name: agent.leaves.expiries() for name, agent in mesh.agents.items()}
+    for name in ("node-a", "node-b"):
+        await mesh.socketds[name].stop(remove=False)
+        await mesh.issuer.remove_node(name)  # no new leaves: those there are have to stay
+    await connects()  # the agent still has the listeners
+    for name in ("node-a", "node-b"):
+        await mesh.start_socketd(name)
+    for _ in range(3):
+        await connects()
+    await mesh.ready()
+    await connects()
+    assert leaves == {name: agent.leaves.expiries() for name, agent in mesh.agents.items()}
+    writer.write(b"still here")
+    writer.write_eof()
+    assert await reader.read() == b"still here"
+    writer.close()
+
+
 async def test_the_admin_socket_tells_everything_and_is_private(make_mesh: MakeMesh) -> None:
     from meshless_core.cli.admin_client import AdminClient
 

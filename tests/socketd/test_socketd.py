@@ -114,11 +114,62 @@ async def test_after_a_reconnect_the_snapshot_is_the_truth(tmp_path: Path) -> No
     second = SocketdServer("node-a", directories, control)
     await second.start()
     second.set_pods([CART])
-    agent.changed.clear()
-    await agent.changed.wait()
-    assert agent.pods.keys() == {"uid-cart"}
+    while agent.pods.keys() != {"uid-cart"}:
+        agent.changed.clear()
+        await agent.changed.wait()
     await agent.kill()
     await second.stop()
+
+
+async def test_a_socketd_started_again_takes_the_pods_folders_over_and_the_agent_its_sockets(tmp_path: Path) -> None:
+    control = tmp_path / "ctl" / "socketd.sock"
+    first = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), control)
+    await first.start()
+    first.set_pods([WEB])
+    agent = await _agent(tmp_path)
+    old = agent.pods["uid-web"]
+    application = socket.socket(socket.AF_UNIX)
+    application.bind(str(tmp_path / "pods" / "shop" / "web-0" / "server" / "http"))
+    await first.stop(remove=False)  # what is left is what SIGKILL leaves
+
+    second = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), control)
+    await second.start()
+    while not agent.client.connected:
+        await asyncio.sleep(0.005)
+    assert agent.pods["uid-web"] is old, "before it knows its pods, socketd takes none away"
+    with _dial(tmp_path) as early:
+        accepted, _ = await asyncio.get_running_loop().sock_accept(old.listener)
+        accepted.close()
+        early.close()
+    second.set_pods([WEB])
+    while agent.pods.get("uid-web") in (None, old):
+        agent.changed.clear()
+        await agent.changed.wait()
+    with _dial(tmp_path):
+        accepted, _ = await asyncio.get_running_loop().sock_accept(agent.pods["uid-web"].listener)
+        accepted.close()
+    assert os.stat("http", dir_fd=agent.pods["uid-web"].server_folder), "the application's socket is still there"
+    application.close()
+    await agent.kill()
+    await second.stop()
+    assert list((tmp_path / "pods").iterdir()) == []
+
+
+def test_what_an_earlier_socketd_left_of_ended_pods_is_swept(tmp_path: Path) -> None:
+    directories = PodDirectories(tmp_path / "pods")
+    for placement in (WEB, CART):
+        directories.create(placement).close()
+    directories.sweep({WEB.pod})
+    assert sorted(path.name for path in (tmp_path / "pods" / "shop").iterdir()) == [".web-0.uid", "web-0"]
+
+
+def test_the_folder_of_an_earlier_pod_of_the_same_name_is_not_taken_over(tmp_path: Path) -> None:
+    directories = PodDirectories(tmp_path / "pods")
+    directories.create(WEB).close()
+    stale = tmp_path / "pods" / "shop" / "web-0" / "server" / "http"
+    stale.touch()
+    directories.create(PodPlacement(WEB.pod, "uid-of-the-next", WEB.meshlet, None)).close()
+    assert not stale.exists()
 
 
 async def test_an_agent_of_another_node_gets_nothing(server: SocketdServer, tmp_path: Path) -> None:
@@ -182,3 +233,21 @@ async def test_without_descriptors_the_agent_waits_and_is_served_when_there_are_
         agent = await _agent(tmp_path)
     assert set(agent.pods) == {"uid-web"}
     await agent.kill()
+
+
+async def test_an_agent_that_waits_for_its_socketd_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="meshless_core.socketd.client")
+    agent = Agent(tmp_path / "socketd.sock")
+    await agent.client.start()
+    async with asyncio.timeout(10):
+        while not caplog.messages:
+            await asyncio.sleep(0.005)
+        server = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), tmp_path / "socketd.sock")
+        await server.start()
+        server.set_pods([])
+        await agent.client.wait_snapshot()
+    assert len(caplog.messages) == 2
+    assert "No such file or directory; keeping 0 pods and trying again; is socketd running?" in caplog.messages[0]
+    assert "has 0 pods for this agent" in caplog.messages[1]
+    await agent.kill()
+    await server.stop()

@@ -16,7 +16,7 @@ import pytest
 from meshless_core.agent.admin_request import admin_get
 from meshless_core.documents import PodPlacement
 from meshless_core.socketd import PodDirectories, SocketdServer
-from meshless_core.types import MeshletRef, PodRef
+from meshless_core.types import MeshletRef, PodRef, ReplyCode
 
 POD = PodPlacement(PodRef("shop", "web-0"), "uid-0", MeshletRef("shop", "web"), None)
 
@@ -26,8 +26,9 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self.state = folder / "state"
-        self.socketd = SocketdServer("node-a", PodDirectories(folder / "pods"), folder / "socketd.sock")
-        self._folder = folder
+        self.socketd_folders = PodDirectories(folder / "pods")
+        self.socketd = SocketdServer("node-a", self.socketd_folders, folder / "socketd.sock")
+        self.folder = folder
         self._agents: list[asyncio.subprocess.Process] = []
         (folder / "bus").mkdir()
         (folder / "meshless.yaml").write_text(
@@ -38,10 +39,10 @@ class Node:
 
     async def agent(self) -> asyncio.subprocess.Process:
         """Start `meshless agent`."""
-        arguments = [f"--{name}={self._folder / path}" for name, path in (("socketd", "socketd.sock"), ("issuer", "none.sock"))]
+        arguments = [f"--{name}={self.folder / path}" for name, path in (("socketd", "socketd.sock"), ("issuer", "none.sock"))]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "meshless_core.cli", "agent", "--node=node-a", "--access-log=off", *arguments),
-            *(f"--config={self._folder / 'meshless.yaml'}", f"--state-dir={self.state}"),
+            *(f"--config={self.folder / 'meshless.yaml'}", f"--state-dir={self.state}"),
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
@@ -111,6 +112,7 @@ async def test_a_mistake_that_keeps_every_worker_from_starting_ends_the_agent_wi
         (node.state / f"worker-{index}").mkdir(parents=True)
         (node.state / f"worker-{index}" / "leaves").write_text("in the way")
     await node.socketd.start()
+    node.socketd.set_pods([])
     process = await node.agent()
     assert process.stderr is not None
     errors = (await asyncio.wait_for(process.stderr.read(), 30)).decode()
@@ -143,8 +145,25 @@ async def test_a_pod_that_goes_leaves_all_workers(node: Node) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_workers_take_over_the_sockets_of_a_socketd_that_was_started_again(node: Node) -> None:
+    await node.socketd.start()
+    node.socketd.set_pods([POD])
+    await node.agent()
+    await asyncio.wait_for(node.socketd.wait_served(), 20)
+    await node.pids()
+    await node.socketd.stop(remove=False)
+    node.socketd = SocketdServer("node-a", node.socketd_folders, node.folder / "socketd.sock")
+    await node.socketd.start()
+    node.socketd.set_pods([POD])
+    reader, writer = await asyncio.open_unix_connection(node.folder / "pods" / "shop" / "web-0" / "client" / "meshless")
+    writer.write(b"\x01\x0ehttp.cart.shop")
+    assert await asyncio.wait_for(reader.readexactly(2), 20) == bytes((1, ReplyCode.NOT_READY))
+    writer.close()
+
+
 async def test_a_nursery_that_dies_ends_the_agent(node: Node) -> None:
     await node.socketd.start()
+    node.socketd.set_pods([])
     process = await node.agent()
     pids = await node.pids()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -156,6 +175,7 @@ async def test_a_nursery_that_dies_ends_the_agent(node: Node) -> None:
 
 async def test_sigterm_of_the_whole_group_drains_and_leaves_nothing(node: Node) -> None:
     await node.socketd.start()
+    node.socketd.set_pods([])
     process = await node.agent()
     pids = await node.pids()
     os.killpg(process.pid, signal.SIGTERM)
@@ -167,6 +187,7 @@ async def test_sigterm_of_the_whole_group_drains_and_leaves_nothing(node: Node) 
 
 async def test_a_second_sigterm_ends_at_once_and_takes_a_stuck_worker_along(node: Node) -> None:
     await node.socketd.start()
+    node.socketd.set_pods([])
     process = await node.agent()
     pids = await node.pids()
     os.kill(pids[0], signal.SIGSTOP)
@@ -181,6 +202,7 @@ async def test_a_second_sigterm_ends_at_once_and_takes_a_stuck_worker_along(node
 
 async def test_a_stuck_worker_is_killed_when_its_time_is_over(node: Node) -> None:
     await node.socketd.start()
+    node.socketd.set_pods([])
     process = await node.agent()
     pids = await node.pids()
     os.kill(pids[1], signal.SIGSTOP)
