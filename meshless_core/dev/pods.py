@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ class PodProcesses:
         name, argv, env = run.containers[index]
         environment = {
             **os.environ,
+            # `python` in a command is the one that has the SDK, also for who runs .venv/bin/meshless without activating it
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
             "PYTHONUNBUFFERED": "1",
             **dict(env),
             "MESHLESS_DIR": str(self._pods_dir / run.pod.namespace / run.pod.name),

@@ -122,3 +122,10 @@ async def test_a_pod_without_a_command_has_no_process(pods: Pods) -> None:
     await pods.processes.apply({CART: run()})
     assert pods.processes.pods == []
     assert pods.ready == []
+
+
+async def test_python_in_a_command_is_the_one_with_the_sdk(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    await pods.processes.apply({CART: run(("python", "-c", "import sys, meshless_sdk; print(sys.executable)"))})
+    await pods.until(lambda: pods.lines)
+    assert Path(pods.lines[0].removeprefix("[shop/cart-0] ").strip()).parent == Path(sys.executable).parent

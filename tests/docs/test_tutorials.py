@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -187,6 +189,31 @@ def test_the_resources_in_the_readme_are_valid() -> None:
     for block in found:
         for loaded in load_objects(block.text, "README.md"):
             parse_meshlet(loaded.data, "README.md", loaded.marks)
+
+
+def test_the_tour_of_the_readme_shows_what_it_says(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Sixty seconds")[1].split("## What is where")[0]
+    lines = [line for kind, _, block in BLOCK.findall(text) if kind == "sh" for line in block.splitlines()]
+    meshless = shlex.quote(str(Path(sys.executable).parent / "meshless"))
+    setup, copy, start, *dials, explain = [line.replace(".venv/bin/meshless", meshless) for line in lines]
+    assert setup == "make setup"
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shell = functools.partial(subprocess.run, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert shell(copy).returncode == 0
+    with subprocess.Popen(
+        shlex.split(start, comments=True), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as mesh:
+        try:
+            assert mesh.stdout is not None
+            assert mesh.stdout.readline() == "ready\n"
+            allowed, denied = (shell(dial) for dial in dials)
+            assert re.fullmatch(r"v[12] cart-\S+\n", allowed.stdout), allowed
+            assert denied.stderr.startswith("refused: ACCESS_DENIED (4)")
+            assert shell(explain).returncode == 0
+        finally:
+            mesh.send_signal(signal.SIGINT)
+    assert mesh.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["examples", "tour"]
 
 
 def test_the_plugin_of_the_tutorial_is_as_short_as_promised() -> None:
