@@ -149,8 +149,17 @@ class Explanation:
     def _request_rows(self) -> Iterable[Row]:
         if self.request is not None:
             yield Row("facts", "service known here", _yes(self.request.exists), f"documents of node {self.node}")
-            yield Row("facts", "declared", _yes(self.request.declared), f"{self.source} lists {self.target} under spec.client")
-            yield Row("facts", "consent", _yes(self.request.consent), f"{self.source} is on the allow list of {self.target}")
+            lists = "lists" if self.request.declared else "does not list"
+            yield Row(
+                "facts", "declared", _yes(self.request.declared), f"{self.source} {lists} {self.target} under spec.client"
+            )
+            match self.request.consent:
+                case None:
+                    yield Row("facts", "consent", "no list", f"{self.target} has no allow list")
+                case True:
+                    yield Row("facts", "consent", "yes", f"{self.source} is on the allow list of {self.target}")
+                case False:
+                    yield Row("facts", "consent", "no", f"{self.source} is not on the allow list of {self.target}")
         for decision in self.decisions:
             yield Row("policy", decision.policy, decision.verdict.value, decision.reason)
         if self.decision is not None:
@@ -250,7 +259,7 @@ def _share_outcomes(route: Route, balancer: Balancer, now: float) -> tuple[Share
             note = "takes over from versions without ready pods"
         else:
             note = ""
-        ready = 0 if share is None else share.ready
+        ready = sum(1 for endpoint in route.endpoints if endpoint.version == version and endpoint.ready)
         outcomes.append(ShareOutcome(version, weight, ready, weight / total if total else 0.0, effective, note))
     return tuple(outcomes)
 
@@ -304,8 +313,8 @@ def _name(version: str | None) -> str:
     return "(any)" if version is None else version
 
 
-def _yes(fact: bool | None) -> str:
-    return "no list" if fact is None else "yes" if fact else "no"
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no"
 
 
 def _and(note: str) -> str:

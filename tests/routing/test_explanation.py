@@ -60,7 +60,7 @@ def test_shares_tell_what_was_declared_what_is_and_why(world, table, balancer) -
         "v1": (60, 2, 0.6, 1.0),
         "v2": (20, 0, 0.2, 0.0),
         "v3": (20, 0, 0.2, 0.0),
-        "v4": (0, 0, 0.0, 0.0),
+        "v4": (0, 1, 0.0, 0.0),
     }
     assert shares["v1"].note == "takes over from versions without ready pods"
     assert shares["v2"].note == "no ready pod: its share goes to the other versions"
