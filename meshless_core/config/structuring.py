@@ -21,7 +21,7 @@ from cattrs.strategies import configure_union_passthrough
 
 from meshless_core.errors import InvalidDurationError
 from meshless_core.meshlet import parse_duration
-from meshless_core.meshlet.reading import ProblemLog, describe, nearest
+from meshless_core.meshlet.reading import ProblemLog, describe, is_integer, nearest
 from meshless_core.meshlet.yaml_source import Step
 
 __all__ = ["Seconds", "UnsupportedTypeError", "structure", "supports"]
@@ -103,19 +103,19 @@ def _collect(error: Exception, path: tuple[Step, ...], log: ProblemLog) -> None:
 def _bool(value: object, _: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise _Wrong(f"must be true or false, not {describe(value)}{_unquote(value)}")
+    raise _Wrong(f"must be true or false, not {describe(value)}{_unquote(value, _is_bool)}")
 
 
 def _int(value: object, _: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise _Wrong(f"must be an integer, not {describe(value)}{_unquote(value)}")
+    raise _Wrong(f"must be an integer, not {describe(value)}{_unquote(value, is_integer)}")
 
 
 def _float(value: object, _: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise _Wrong(f"must be a number, not {describe(value)}{_unquote(value)}")
+    raise _Wrong(f"must be a number, not {describe(value)}{_unquote(value, _is_number)}")
 
 
 def _str(value: object, _: object) -> str:
@@ -125,8 +125,19 @@ def _str(value: object, _: object) -> str:
     raise _Wrong(f"must be a string, not {describe(value)}{hint}")
 
 
-def _unquote(value: object) -> str:
-    return ": write it without quotes" if isinstance(value, str) else ""
+def _unquote(value: object, would_do: Callable[[str], bool]) -> str:
+    return ": write it without quotes" if isinstance(value, str) and would_do(value) else ""
+
+
+def _is_bool(text: str) -> bool:
+    return text in ("true", "false")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _path(value: object, _: object) -> pathlib.Path:

@@ -44,8 +44,9 @@ def configure(config: Config, file: Path, run: RunLayout) -> tuple[Config, list[
         "bus_directory": {"path": str(run.bus)},
     }
     names = {setting.name for setting in config.plugins}
+    source = config.plugins[0].source if config.plugins else ""
     missing = [
-        Problem("$.plugins", f"meshless dev needs the plugin {name}: add it under plugins, or leave plugins out")
+        Problem("$.plugins", f"meshless dev needs the plugin {name}: add it under plugins, or leave plugins out", source)
         for name in overrides
         if name not in names
     ]

@@ -14,7 +14,7 @@ from meshless_core.errors import Problem
 from meshless_core.meshlet.yaml_source import Marks, Step, format_path
 from meshless_core.types import is_dns_label
 
-__all__ = ["MAX_INT32", "Fields", "ProblemLog", "describe", "nearest"]
+__all__ = ["MAX_INT32", "Fields", "ProblemLog", "describe", "is_integer", "nearest"]
 
 MAX_INT32 = 2**31 - 1
 
@@ -25,6 +25,12 @@ def nearest(word: str, known: Collection[str]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known are {', '.join(sorted(known))}" if known else "none is known here"
+
+
+def is_integer(text: str) -> bool:
+    """Whether a string would be an integer if it were written without quotes."""
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit()
 
 
 def describe(value: object) -> str:
@@ -135,7 +141,7 @@ class Fields:
             hint = ": give it a value or remove it"
         elif kind is str and isinstance(value, bool | int | float):
             hint = ": put it in quotes"
-        elif kind is int and isinstance(value, str):
+        elif kind is int and isinstance(value, str) and is_integer(value):
             hint = ": write it without quotes"
         self.problem(key, f"must be {name}, not {describe(value)}{hint}")
         return None

@@ -60,7 +60,7 @@ def load_plugins(
     loader = _Loader(tuple(registry()))
     for order, setting in enumerate(config.plugins, start=1):
         loader.load(order, setting)
-    loader.check_the_set(needs)
+    loader.check_the_set(needs, source=config.plugins[0].source if config.plugins else "")
     if loader.problems:
         raise PluginError(loader.problems)
     return LoadedPlugins(tuple(loader.registrations))
@@ -210,8 +210,8 @@ class _Loader:
         self.problems += [attrs.evolve(problem, message=prefix + problem.message) for problem in log.in_order()]
         return options
 
-    def check_the_set(self, needs: frozenset[Kind]) -> None:
-        """Problems no plugin has by itself."""
+    def check_the_set(self, needs: frozenset[Kind], *, source: str) -> None:
+        """Problems no plugin has by itself; `source` is the file that names them."""
         claimed: dict[int, Registration] = {}
         for kind, rule in KIND_RULES.items():
             registered = [one for one in self.registrations if one.kind is kind]
@@ -226,7 +226,7 @@ class _Loader:
                 message = (
                     f"no {kind} plugin is enabled, but this command needs one: add one, for example `{rule.standard}: {{}}`"
                 )
-                self.problems.append(Problem("$.plugins", message))
+                self.problems.append(Problem("$.plugins", message, source))
         for one in self.registrations:
             if not isinstance(one.spec, HandshakeSpec):
                 continue

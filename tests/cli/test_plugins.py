@@ -35,8 +35,8 @@ def test_what_a_role_needs_is_checked(tmp_path: Path) -> None:
     result = plugins(tmp_path, "plugins: {handshake_v1: {}}", "--role", "reconciler")
     assert result.exit_code == 1
     assert result.stderr == (
-        "error: $.plugins: no discovery plugin is enabled, but this command needs one: add one, for example `discovery_file: {}`\n"
-        "error: $.plugins: no bus plugin is enabled, but this command needs one: add one, for example `bus_directory: {}`\n"
+        f"error: {tmp_path / 'm.yaml'}: $.plugins: no discovery plugin is enabled, but this command needs one: add one, for example `discovery_file: {{}}`\n"
+        f"error: {tmp_path / 'm.yaml'}: $.plugins: no bus plugin is enabled, but this command needs one: add one, for example `bus_directory: {{}}`\n"
     )
 
 
