@@ -41,10 +41,13 @@ def command(context: click.Context, file: str, run_dir: str, config_path: str | 
     \b
     Example:
       meshless dev examples/01-demo/shop.yaml
-      meshless connect --pod-dir .meshless/pods/shop/web-0 http.cart.shop     (in another terminal)
+      meshless connect --pod-dir .meshless/pods/shop/web http.cart.shop      (in another terminal)
     """
     root = context.find_root().params
-    log_options = [f"--log-level={root.get('log_level', 'info')}", f"--log-format={root.get('log_format', 'auto')}"]
+    form = root.get("log_format", "auto")
+    if form == "auto" and sys.stderr.isatty():
+        form = "pretty"  # for agents too, who write into a pipe of ours
+    log_options = [f"--log-level={root.get('log_level', 'info')}", f"--log-format={form}"]
     return asyncio.run(_run(Path(file), run_dir, config_path, log_options))
 
 

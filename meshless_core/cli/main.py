@@ -132,8 +132,8 @@ def main(log_level: str, log_format: str) -> None:
 
     \b
     Example: a whole mesh on this machine, and a connection through it
-      meshless dev examples/shop.yaml
-      meshless connect --pod-dir .meshless/pods/shop/web http.cart.shop
+      meshless dev examples/01-demo/shop.yaml
+      meshless connect --pod-dir .meshless/pods/shop/web http.cart.shop      (in another terminal)
     """
     from meshless_core.cli.logging import configure_logging  # `--help` must not pay for it
 
