@@ -282,6 +282,10 @@ class Reconciler:
         for problem in problems:
             if problem not in self._status.problems:
                 _log.error("reconciler: %s", problem)
+        if self._discovery_problems and not self._status.problems:
+            _log.error("reconciler: the last good state stays in force until this is fixed")
+        elif self._status.problems and not problems:
+            _log.info("reconciler: everything is read without a problem again")
         now = self._clock()
         self._status = ReconcilerStatus(
             epoch=self._publisher.epoch,

@@ -271,13 +271,23 @@ async def test_a_discovery_that_fails_later_is_watched_again_and_told(tmp_path: 
         assert "a bug in a plugin" in caplog.text
 
 
-async def test_what_discovery_kept_out_is_in_the_status(tmp_path: Path) -> None:
+async def test_what_discovery_kept_out_is_in_the_status_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="meshless_core.reconciler.reconciler")
     async with Harness(tmp_path, *SHOP) as harness:
         await harness.reconciler.settled()
         harness.discovery.say(*SHOP, problems=(Problem("", "not valid yaml", "mesh.yaml", 7),))
         await harness.until(lambda: bool(harness.reconciler.status.problems))
         assert str(harness.reconciler.status.problems[0]) == "mesh.yaml:7: not valid yaml"
         assert b"not valid yaml" in (tmp_path / "state/status.json").read_bytes()
+        harness.discovery.say(*SHOP)
+        await harness.until(lambda: not harness.reconciler.status.problems)
+    assert caplog.messages[-3:] == [
+        "reconciler: mesh.yaml:7: not valid yaml",
+        "reconciler: the last good state stays in force until this is fixed",
+        "reconciler: everything is read without a problem again",
+    ]
 
 
 async def test_two_reconcilers_do_not_share_a_state_folder(tmp_path: Path) -> None:

@@ -118,9 +118,7 @@ async def test_a_link_to_elsewhere_is_followed_when_the_target_is_edited(tmp_pat
         (pods("a", "a"), "declared at"),
     ],
 )
-async def test_a_half_written_or_wrong_file_is_kept_out_and_the_error_shown(
-    tmp_path: Path, content: str, message: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_half_written_or_wrong_file_is_kept_out_and_the_error_shown(tmp_path: Path, content: str, message: str) -> None:
     path, other = tmp_path / "mesh.yaml", tmp_path / "other.yaml"
     path.write_text(pods("a"))
     other.write_text(pods("o"))
@@ -130,7 +128,6 @@ async def test_a_half_written_or_wrong_file_is_kept_out_and_the_error_shown(
         assert names(kept) == ["a", "o"]
         assert message in str(kept.problems[0])
         assert watched.discovery.problems == kept.problems
-        assert message in caplog.text
         path.write_text(pods("b"))
         good = await watched.next()
         assert names(good) == ["b", "o"]

@@ -217,11 +217,7 @@ class FileDiscovery:
                 _log.warning(
                     "discovery_file: kind %s means nothing to the mesh and is ignored (first at %s)", kind[:64], origin
                 )
-        self._problems = tuple(problems)
-        if problems:
-            for problem in problems:
-                _log.error("discovery_file: %s", problem)
-            _log.error("discovery_file: the last good state stays in force until this is fixed")
-        else:
+        self._problems = tuple(problems)  # the reconciler logs them
+        if not problems:
             self._objects_of = counts
         return DiscoverySnapshot(expansion.objects, expansion.origin)
