@@ -88,6 +88,10 @@ class AgentParts:
         """Name of the plugin that is the only one of its kind; the kind's own name if the rows do not tell."""
         return next((str(row["name"]) for row in self.plugins if row["kind"] == kind), str(kind))
 
+    def owners(self) -> dict[str, str]:
+        """Distribution and version by the plugin's name, where the rows tell."""
+        return {str(row["name"]): f"{row['distribution']} {row['version']}" for row in self.plugins if "distribution" in row}
+
 
 class Agent:
     """One node's agent. Life: `start`, then `drain` and `stop`; `stop` works after a half-failed `start` too.
@@ -138,7 +142,12 @@ class Agent:
             settings=settings,
             loop=loop,
             reactor=Reactor(loop, budget=float(settings.relay_budget)),
-            panel=AuthorizerPanel(parts.authorizers, timeout=float(settings.authorize_timeout), times=times),
+            panel=AuthorizerPanel(
+                parts.authorizers,
+                timeout=float(settings.authorize_timeout),
+                times=times,
+                owners=parts.owners(),
+            ),
             canary=MeasuredCanary(parts.name_of(Kind.CANARY), parts.canary, times),
             handshakes=parts.handshakes,
             receive_data=MeasuredHandshakes(parts.handshakes, parts.handshake_names, times).receive_data,

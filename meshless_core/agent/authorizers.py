@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar, cast
 
 import attrs
@@ -55,6 +55,7 @@ class AuthorizerPanel:
         authorizers: name and object of each.
         timeout: seconds an authorizer may take.
         times: is told how long calls took, and which failed.
+        owners: distribution and version by name, for messages.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class AuthorizerPanel:
         *,
         timeout: float,
         times: HookTimes | None = None,
+        owners: Mapping[str, str] | None = None,
     ) -> None:
         self._authorizers = list(authorizers)
+        self._owners = dict(owners or {})
         self._inline = [(name, one.authorize_inline) for name, one in authorizers if isinstance(one, InlineAuthorizer)]
         self._times = times = times or HookTimes()
         self._measured = [(name, times.measured(name, "authorize_inline", ask)) for name, ask in self._inline]
@@ -107,9 +110,9 @@ class AuthorizerPanel:
             else:
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_call(start), loop))
         except Exception as error:
-            raise PluginError(
-                [Problem(f"$.plugins.{name}", f"authorizer {name} failed to start: {type(error).__name__}: {error}")]
-            ) from error
+            what = f"plugin {name} of {self._owners.get(name, 'an unknown distribution')}: start failed"
+            cure = "check its options, or report it to its authors"
+            raise PluginError([Problem(f"$.plugins.{name}", f"{what}: {type(error).__name__}: {error}; {cure}")]) from error
 
     async def stop(self) -> None:
         """Stop the authorizers and the thread. One that hangs is left behind with its daemon thread after the timeout."""

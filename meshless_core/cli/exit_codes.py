@@ -8,6 +8,7 @@ from meshless_core.errors import (
     BusError,
     InvalidNameError,
     MeshlessError,
+    PluginError,
     SocketDirectoryError,
     TransportError,
 )
@@ -63,6 +64,8 @@ def exit_code_of(error: MeshlessError) -> ExitCode:
             return error.exit_code
         case BusError() | TransportError() | SocketDirectoryError():
             return ExitCode.UNREACHABLE
+        case PluginError():  # whatever the plugin raised
+            return ExitCode.NO
         case InvalidNameError():
             return ExitCode.USAGE
         case _ if isinstance(error.__cause__, OSError | UnicodeDecodeError):

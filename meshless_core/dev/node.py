@@ -22,6 +22,8 @@ __all__ = ["DevNode"]
 
 logger = logging.getLogger(__name__)
 
+_HOPELESS_RESTARTS = 2
+
 
 class DevNode:
     """A node. Life: `start`, `stop`.
@@ -52,6 +54,7 @@ class DevNode:
         self.socketd = SocketdServer(name, directories, self.layout.socketd)
         self._bus = bus
         self._following: asyncio.Task[None] | None = None
+        self._answered = False
         self.agent = ChildProcess(
             f"agent {name}",
             [
@@ -109,11 +112,18 @@ class DevNode:
         self._port.release()
 
     async def not_ready(self) -> str:
-        """Why connections cannot be made yet, empty when they can."""
+        """Why connections cannot be made yet, empty when they can.
+
+        Raises:
+            MeshlessError: the agent ends again and again without ever having answered.
+        """
         try:
             status, body = await AdminClient(f"unix:{self.layout.admin}").get("/readyz")
         except MeshlessError:
+            if self.agent.restarts >= _HOPELESS_RESTARTS and not self._answered:
+                raise MeshlessError(f"the agent of node {self.name} cannot start: what it said last is shown above") from None
             return f"agent {self.name} does not answer yet"
+        self._answered = True
         if status != 200:
             return f"agent {self.name}: {body.decode(errors='replace').strip()}"
         if not self.socketd.pods.keys() or set(self.socketd.pods.values()) <= self.socketd.served:

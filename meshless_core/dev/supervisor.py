@@ -166,6 +166,9 @@ class DevMesh:
 
         Args:
             progress: told what is waited for, whenever that changes.
+
+        Raises:
+            MeshlessError: an agent cannot start.
         """
         last = ""
         loop = asyncio.get_running_loop()

@@ -53,7 +53,9 @@ class PluginLifecycle:
             except Exception as error:  # plugin boundary: reported with the plugin's name, chained
                 await self.stop()
                 why = f"took longer than {self._start_timeout:g} s" if isinstance(error, _TookTooLongError) else _told(error)
-                raise PluginError([registration.problem(f"start failed: {why}; check its options")]) from error
+                raise PluginError(
+                    [registration.problem(f"start failed: {why}; check its options, or report it to its authors")]
+                ) from error
             except BaseException:
                 await self.stop()
                 raise

@@ -148,9 +148,13 @@ async def test_one_that_fails_to_start_is_named() -> None:
         async def authorize(self, _request: AuthorizationRequest) -> Decision:
             return ALLOW
 
-    panel = AuthorizerPanel([("broken", Broken())], timeout=1)
-    with pytest.raises(PluginError, match="authorizer broken failed to start: ValueError: no database"):
+    panel = AuthorizerPanel([("broken", Broken())], timeout=1, owners={"broken": "acme-broken 1.0"})
+    with pytest.raises(PluginError) as caught:
         await panel.start()
+    assert str(caught.value) == (
+        "$.plugins.broken: plugin broken of acme-broken 1.0: start failed: ValueError: no database; "
+        "check its options, or report it to its authors"
+    )
     await panel.stop()
 
 

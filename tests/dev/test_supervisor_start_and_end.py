@@ -12,6 +12,27 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+FAILING = """
+import attrs
+from meshless_core import AuthorizerSpec, Decision, Verdict, hookimpl
+
+@attrs.frozen
+class Options:
+    pass
+
+class Abstain:
+    def __init__(self, options):
+        pass
+    def authorize_inline(self, request):
+        return Decision(Verdict.ABSTAIN, "broken", "says nothing")
+
+{code}
+
+@hookimpl
+def meshless_register_authorizer():
+    return AuthorizerSpec(api=1, options=Options, create=create)
+"""
+
 
 def test_ctrl_c_ends_every_process_and_removes_everything(start: Callable[..., Any], folder: Path, helpers: Any) -> None:
     mesh = start()
@@ -88,6 +109,34 @@ def test_a_plugin_that_cannot_be_imported_is_an_error_that_names_its_distributio
     assert mesh.wait() == 1
     assert "broken-plugin" in mesh.output
     assert "the dog ate it" in mesh.output
+    assert not mesh.run.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def create(options): raise RuntimeError('no database')", "create failed with RuntimeError: no database"),
+        ("class create(Abstain):\n    async def start(self): raise OSError('no route')", "start failed: OSError: no route"),
+    ],
+)
+def test_a_plugin_that_fails_in_the_agents_ends_the_mesh_and_names_its_distribution(
+    start: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    site = folder / "site"
+    info = site / "broken_plugin-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[meshless.plugins]\nbroken = broken_plugin\n")
+    (site / "broken_plugin.py").write_text(FAILING.format(code=code))
+    (folder / "meshless.yaml").write_text(
+        "plugins: {handshake_v1: {}, broken: {}, policy_declared: {}, canary_weighted: {}, transport_tls: {}, "
+        "discovery_file: {}, bus_directory: {}}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    mesh = start("--config", str(folder / "meshless.yaml"))
+    assert mesh.wait() == 1
+    assert f"plugin broken of broken-plugin 1: {said}" in mesh.output
+    assert "cannot start: what it said last is shown above" in mesh.output
     assert not mesh.run.exists()
 
 

@@ -57,7 +57,9 @@ async def test_a_half_failed_start_is_stopped_too_and_the_error_names_the_plugin
     loaded = living(install, calls, a=("", ""), b=("raise OSError('port taken')", ""), c=("", ""))
     with pytest.raises(PluginError) as caught:
         await PluginLifecycle(loaded).start()
-    assert str(caught.value) == "$.plugins.b: plugin b of dist-b 1.2: start failed: OSError: port taken; check its options"
+    assert str(caught.value) == (
+        "$.plugins.b: plugin b of dist-b 1.2: start failed: OSError: port taken; check its options, or report it to its authors"
+    )
     assert isinstance(caught.value.__cause__, OSError)
     assert calls == ["start a", "start b", "stop b", "stop a"]
 
