@@ -33,9 +33,10 @@ from meshless_core.agent.workers import (
     tidy_state,
     worker_settings,
 )
+from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.exit_codes import ExitCode
 from meshless_core.cli.logging import label_records
-from meshless_core.config import Config, load_config
+from meshless_core.config import Config
 from meshless_core.identity import IssuerClient
 from meshless_core.plugins import AGENT_NEEDS, LoadedPlugins, PluginLifecycle, load_plugins
 from meshless_core.relay import DataPathLoop
@@ -82,7 +83,7 @@ def command(
     Example:
       meshless agent --node node-a --socketd /run/meshless/socketd.sock --issuer /run/meshless/issuer.sock
     """
-    config = load_config(config_path)
+    config = load_config_for(config_path, AGENT_NEEDS)
     settings = attrs.evolve(
         config.agent,
         state_dir=state_dir or config.agent.state_dir,

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import click
 
+from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.exit_codes import ExitCode
-from meshless_core.config import load_config
 from meshless_core.dev import DevMesh, RunLayout
+from meshless_core.plugins import AGENT_NEEDS, RECONCILER_NEEDS
 
 __all__ = ["command"]
 
@@ -52,7 +53,8 @@ def command(context: click.Context, file: str, run_dir: str, config_path: str | 
 
 
 async def _run(file: Path, run_dir: str, config_path: str | None, log_options: list[str]) -> int:
-    mesh = DevMesh(file, RunLayout(run_dir), load_config(config_path), write=_to_stderr, log_options=log_options)
+    config = load_config_for(config_path, AGENT_NEEDS | RECONCILER_NEEDS)
+    mesh = DevMesh(file, RunLayout(run_dir), config, write=_to_stderr, log_options=log_options)
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

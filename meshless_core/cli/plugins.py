@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import click
 
+from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.options import config_option, output_option
 from meshless_core.cli.output import emit
-from meshless_core.config import load_config
 from meshless_core.plugins import AGENT_NEEDS, RECONCILER_NEEDS, Kind, Registration, installed_plugins, load_plugins
 
 __all__ = ["command"]
@@ -58,7 +58,7 @@ def command(config_path: str | None, role: str, installed: bool, output: str) ->
         ]
         emit(rows, ["name", "distribution", "version", "module"], output)
         return
-    loaded = load_plugins(load_config(config_path), needs=_NEEDS[role])
+    loaded = load_plugins(load_config_for(config_path, _NEEDS[role]), needs=_NEEDS[role])
     columns = ["kind", "name", "distribution", "version", "order", "options"]
     emit([_row(registration) for registration in loaded.registrations], columns, output)
 

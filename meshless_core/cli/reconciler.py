@@ -15,9 +15,10 @@ from pathlib import Path
 import attrs
 import click
 
+from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.exit_codes import ExitCode
 from meshless_core.cli.options import config_option
-from meshless_core.config import Config, load_config
+from meshless_core.config import Config
 from meshless_core.errors import ConfigError, IdentityError, Problem
 from meshless_core.identity import CertificateAuthority, IssuerServer, bind_issuer_socket
 from meshless_core.identity.certificates import MAX_LEAF_LIFETIME
@@ -134,7 +135,7 @@ def command(
     """
     if (authority is None) != (issuer_dir is None):
         raise click.UsageError("--ca and --issuer-dir go together: give both, or neither if another process issues leaves")
-    config = load_config(config_path)
+    config = load_config_for(config_path, RECONCILER_NEEDS)
     issuing = None
     if authority is not None and issuer_dir is not None:
         issuing = _Issuing(_load_authority(authority, config.mesh.trust_domain), Path(issuer_dir), leaf_lifetime)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
+from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.exit_codes import ExitCode
-from meshless_core.config import load_config
 from meshless_core.plugins import Kind, PluginLifecycle, load_plugins
 from meshless_core.socketd import PodDirectories, SocketdServer, follow_manifest
 
@@ -41,7 +41,8 @@ def command(node: str, pods_dir: str, control: str, agent_uid: tuple[int, ...], 
 
 
 async def _run(node: str, pods_dir: Path, control: Path, uids: frozenset[int], keep: bool, config_path: str | None) -> None:
-    plugins = load_plugins(load_config(config_path), needs=frozenset({Kind.BUS}))
+    needs = frozenset({Kind.BUS})
+    plugins = load_plugins(load_config_for(config_path, needs), needs=needs)
     directories = PodDirectories(pods_dir)
     server = SocketdServer(node, directories, control, agent_uids=uids)
     bus = plugins.bus()

@@ -1,6 +1,6 @@
 """`meshless.yaml`: strict YAML to frozen settings, every problem at once with file, line, path and fix."""
 
-from meshless_core.config.loading import config_to_data, config_to_yaml, load_config, parse_config
+from meshless_core.config.loading import config_to_data, config_to_yaml, load_config, load_plugin_settings, parse_config
 from meshless_core.config.settings import (
     DEFAULT_PLUGINS,
     AgentSettings,
@@ -22,5 +22,6 @@ __all__ = [
     "config_to_data",
     "config_to_yaml",
     "load_config",
+    "load_plugin_settings",
     "parse_config",
 ]

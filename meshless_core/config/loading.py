@@ -52,6 +52,27 @@ def load_config(path: str | os.PathLike[str] | None) -> Config:
     return parse_config(text, source)
 
 
+def load_plugin_settings(path: str | os.PathLike[str]) -> tuple[PluginSetting, ...] | None:
+    """The plugins a configuration file names, as far as they can be read, whatever else is wrong with the file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        They in their order; None if the file names none or cannot be read.
+    """
+    source = os.fspath(path)
+    try:
+        with open(source, encoding="utf-8") as file:
+            documents, _ = read_yaml(file.read(MAX_TEXT_LENGTH + 1), source)
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not documents:
+        return None
+    top = Fields.of(documents[0].value, (), ProblemLog(source, documents[0].marks))
+    return None if top is None else _plugins(top, source, documents[0].marks)
+
+
 def parse_config(text: str, source: str) -> Config:
     """Read a configuration from text.
 

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from meshless_core.cli.main import main
+
+WRONG = """\
+agent: {max_connections: 0}
+plugins:
+  handshake_v1: {}
+  policy_declared: {require_consent: "false"}
+  policy_declard: {}
+mesh: {trust_domain: A B}
+"""
+
+COMMANDS = {
+    "plugins": [],
+    "agent": ["--node=a", "--socketd=x", "--issuer=y"],
+    "socketd": ["--node=a", "--pods-dir=pods", "--control=c"],
+    "reconciler": ["--nodes=a=127.0.0.1:1"],
+    "dev": ["shop.yaml"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_wrong_with_settings_and_plugins_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.yaml").write_text(WRONG)
+    Path("shop.yaml").write_text("")
+    result = CliRunner().invoke(main, [command, *COMMANDS[command], "--config", "wrong.yaml"])
+    assert result.exit_code == 1
+    lines = result.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["wrong.yaml:1", "wrong.yaml:4", "wrong.yaml:5", "wrong.yaml:6"]
+    assert "plugin policy_declared of meshless-policy-declared" in lines[1]
+    assert "did you mean 'policy_declared'?" in lines[2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shop.yaml", "wrong.yaml"]
+
+
+def test_a_file_that_cannot_be_read_is_told_once_and_is_wrong_usage(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["plugins", "--config", str(tmp_path / "none.yaml")])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
