@@ -383,6 +383,25 @@ async def test_a_socketd_started_again_costs_no_connection_and_no_connect(make_m
     writer.close()
 
 
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x28"])
+async def test_an_agent_that_is_not_there_or_not_authentic_is_tunnel_failed(make_mesh: MakeMesh, answer: bytes | None) -> None:
+    mesh = await make_mesh(cart_on="node-b")
+    await mesh.serve(_echo)
+    await mesh.agents.pop("node-b").stop()
+    impostor = None
+    if answer is not None:
+
+        async def pretend(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(answer)
+            writer.close()
+
+        host, port = mesh.addresses["node-b"].rsplit(":", 1)
+        impostor = await asyncio.start_server(pretend, host, int(port))
+    assert await mesh.refusal() is ReplyCode.TUNNEL_FAILED
+    if impostor is not None:
+        impostor.close()
+
+
 async def test_the_admin_socket_tells_everything_and_is_private(make_mesh: MakeMesh) -> None:
     from meshless_core.cli.admin_client import AdminClient
 

@@ -24,11 +24,12 @@ class Fixture:
     def __init__(self, directory: Path, issuer: Any, clock: Any) -> None:
         self.directory, self.issuer, self.clock = directory, issuer, clock
         self.rotated: list[Identity] = []
+        self.drawn = 0.5
         self.store = self.open()
 
     def open(self) -> LeafStore:
         store = LeafStore(
-            self.directory, "mesh.test", self.issuer, on_rotated=self.rotated.append, clock=self.clock, rng=lambda: 0.5
+            self.directory, "mesh.test", self.issuer, on_rotated=self.rotated.append, clock=self.clock, rng=lambda: self.drawn
         )
         os.makedirs(self.directory / "leaves", mode=0o700, exist_ok=True)
         store._load_bundle()
@@ -80,6 +81,22 @@ async def test_a_leaf_is_renewed_at_half_of_its_life(held: Fixture) -> None:
     assert second.serial != first.serial
     assert held.rotated == [CART_ID]
     assert len([name for name in held.files() if name.endswith(".key")]) == 1
+
+
+@pytest.mark.parametrize(("drawn", "not_yet", "renewed"), [(0.0, 10.5, 11.0), (0.999, 12.9, 13.4)])
+async def test_agents_renew_at_different_times_around_the_half(
+    held: Fixture, drawn: float, not_yet: float, renewed: float
+) -> None:
+    held.drawn = drawn
+    held.store.require({CART})
+    await held.store.step()
+    began, first = held.clock.now, credentials(held)
+    held.clock.now = began + not_yet * HOUR
+    await held.store.step()
+    assert credentials(held) == first
+    held.clock.now = began + renewed * HOUR
+    await held.store.step()
+    assert credentials(held).serial != first.serial
 
 
 async def test_a_failing_issuer_leaves_the_valid_leaf_in_force_and_is_asked_again_ever_less_often(held: Fixture) -> None:
