@@ -70,7 +70,7 @@ async def _run(file: Path, run_dir: str, config_path: str | None, log_options: l
         if ready.done():
             ready.result()
             click.echo(f"pods     {mesh.run.pods}", err=True)
-            click.echo(f"nodes    {', '.join(mesh.nodes)}", err=True)
+            click.echo(f"nodes    {', '.join(mesh.nodes) or f'none yet: no pod in {file} belongs to a meshlet'}", err=True)
             click.echo("ready")
             sys.stdout.flush()
             await asyncio.wait({ended, failed}, return_when=asyncio.FIRST_COMPLETED)

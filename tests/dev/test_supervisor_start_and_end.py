@@ -155,6 +155,16 @@ def test_a_file_that_cannot_be_read_at_the_start_ends_it_with_file_and_line(
     assert not mesh.run.exists()
 
 
+def test_a_file_without_pods_is_ready_and_says_what_is_missing(start: Callable[..., Any], folder: Path) -> None:
+    (folder / "shop.yaml").write_text(
+        "apiVersion: meshless.dev/v1\nkind: Meshlet\nmetadata: {namespace: shop, name: web}\nspec: {client: []}\n"
+    )
+    mesh = start()
+    mesh.wait_for("belongs to a meshlet")
+    assert "no pod in" in mesh.output
+    assert mesh.interrupt() == 0
+
+
 def test_a_file_that_does_not_exist_is_wrong_usage(start: Callable[..., Any], folder: Path) -> None:
     os.unlink(folder / "shop.yaml")
     mesh = start()
