@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_draft_of_the_changelog_has_every_fragment() -> None:
-    command = [Path(sys.executable).parent / "towncrier", "build", "--draft"]
+    command = [str(Path(sys.executable).parent / "towncrier"), "build", "--draft"]
     draft = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     text = " ".join(draft.split())
     for fragment in ROOT.glob("changelog.d/*.md"):
