@@ -85,6 +85,10 @@ def read_head(request: h11.Request, raw: bytes) -> Head:
         )
     if _AMBIGUOUS_LINES.search(raw):
         raise RejectedRequestError("a line of the head ends in a bare CR or LF, or continues on the next: end lines in CR LF")
+    for name, _ in request.headers:
+        if b"_" in name and name.replace(b"_", b"-") in _FRAMING:
+            text = _latin(name)
+            raise RejectedRequestError(f"some servers take {text} for {text.replace('_', '-')}: write it so, or not at all")
     length = _content_length(raw)
     chunked = bool(_values(request, b"transfer-encoding"))
     if chunked and length is not None:
