@@ -2,11 +2,14 @@
 
     python -m tests.protocol.fuzz_handshakes --count 10000000 --jobs 2
 
-Each input is fed whole or in pieces to the handshake that claims its first byte. Whatever comes: a request, "more", or a
-`RemoteProtocolError` with a reply code, never another exception and never a hang; the same verdict for the same bytes however
-they were split; a refusal can be said at any time; a request names a service that the bytes name; nothing is kept for a service
-but what the client sent; a filter lets through nothing that did not come in. For versions 1 and 2 a second decoder, written
-from the specification pages, has to agree.
+Each input (`fuzz_inputs`) is fed whole and in pieces to the handshake that claims its first byte. Whatever comes: a request,
+"more", or a `RemoteProtocolError` with a reply code, never another exception and never a hang; the same verdict for the same
+bytes however they were split; a refusal can be said at any time and is no yes; a request names a service that the bytes name;
+nothing is kept for a service but what the client sent, and nothing is let through before a yes; a filter lets through nothing
+that did not come in, and nothing that any server would take for a request to another service; what is held of an incomplete
+request is bounded. For versions 1, 2 and SOCKS a second decoder, written from the pages, has to agree (`second_readers`).
+
+That an agent gives a service no byte before its yes is `tests/mesh/test_fuzzed_agent.py`.
 
 Exit status: 0 if everything held, 1 with the input and how to repeat it if not.
 """
@@ -15,45 +18,39 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import json
 import multiprocessing
 import random
-import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, Final
 
-from meshless_core import HandshakeProtocol, HandshakeRequest, RemoteProtocolError, ReplyCode, ReplyDetails, ServiceId
+from meshless_core import (
+    HandshakeProtocol,
+    HandshakeRequest,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ReplyCode,
+    ReplyDetails,
+    ServiceId,
+)
+from tests.protocol.fuzz_inputs import MAX_FED, draw, draw_http, mutate, seeds
+from tests.protocol.second_readers import SECOND, misread
 
 Factories = Mapping[int, Callable[[], HandshakeProtocol]]
 
-_VECTORS: Final = Path(__file__).parents[2] / "protocol" / "vectors"
-_BATCH: Final = 20_000
+_BATCH: Final = 5_000
 _HANG_SECONDS: Final = 120
-_MAX_FED: Final = 64 * 1024  # an agent reads no more of an incomplete request
+_LONG: Final = 8 * 1024
+_MOST_HELD: Final = MAX_FED + 8 * 1024
+"""Most bytes a handshake may hold: what it was given at once, and what its own limits are for an incomplete request."""
+
 _REFUSALS: Final = tuple(code for code in ReplyCode if code)
 _DETAILS: Final = (
     ReplyDetails(connection_id=bytes(16)),
     ReplyDetails(connection_id=bytes(range(16)), version="v2", endpoint="shop/cart-0", retry_after=1.5),
-)
-_SOCKS: Final = (
-    b"\x05\x01\x00" + b"\x05\x01\x00\x03\x0ehttp.cart.shop\x00\x50",
-    b"\x05\x02\x00\x02" + b"\x05\x01\x00\x03\x0ehttp.cart.shop\x01\xbbearly",
-    b"\x05\x01\x00" + b"\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x50",
-    b"\x05\x01\x02",
-)
-_HTTP: Final = (
-    b"GET / HTTP/1.1\r\nHost: http.cart.shop\r\n\r\n",
-    b"CONNECT http.cart.shop:80 HTTP/1.1\r\nHost: http.cart.shop:80\r\n\r\nearly",
-    b"POST /a HTTP/1.1\r\nHost: http.cart.shop\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: http.cart.shop\r\n\r\n",
-    b"POST /a HTTP/1.1\r\nHost: http.cart.shop\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    b"PUT / HTTP/1.1\r\nHost: http.cart.shop\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-    b"GET http://http.cart.shop/ HTTP/1.1\r\nHost: tls.bank.shop\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: http.cart.shop\r\n\r\nGET / HTTP/1.1\r\nHost: tls.bank.shop\r\n\r\n",
 )
 
 
@@ -70,40 +67,6 @@ def installed() -> Factories:
             spec = register()
             factories.update(dict.fromkeys(spec.first_bytes, spec.create(spec.options())))
     return factories
-
-
-def seeds() -> list[bytes]:
-    """Inputs to start from: the requests of all vectors, and some of the foreign protocols."""
-    found = [*_SOCKS, *_HTTP]
-    for version in (1, 2):
-        vectors = json.loads((_VECTORS / f"handshake-v{version}.json").read_text("utf-8"))
-        found += [b"".join(map(bytes.fromhex, vector["request"])) for vector in vectors["server"]]
-    return [seed for seed in found if 0 < len(seed) <= 1024]
-
-
-def mutated(dice: random.Random, starts: list[bytes]) -> bytes:
-    """An input near one of `starts`, or nothing like it."""
-    draw = dice.random()
-    if draw < 0.02:
-        return dice.randbytes(dice.randrange(1, 64))
-    data = bytearray(starts[int(dice.random() * len(starts))])
-    for _ in range(int(draw * 6)):
-        at = int(dice.random() * (len(data) + 1))
-        match int(dice.random() * 6):
-            case 0 if at < len(data):
-                data[at] ^= 1 << int(dice.random() * 8)
-            case 1:
-                data[at:at] = dice.randbytes(int(dice.random() * 4))
-            case 2:
-                del data[at : at + 1 + int(dice.random() * 4)]
-            case 3:
-                other = starts[int(dice.random() * len(starts))]
-                data[at:] = other[int(dice.random() * len(other)) :]
-            case 4:
-                data[at:at] = data[at : at + int(dice.random() * 16)]
-            case _:
-                data[at : at + 1] = dice.choice((b"\x00", b"\xff", b"\r\n", b" ", b".", b":", b"\x80"))
-    return bytes(data[:_MAX_FED])
 
 
 def pieces(dice: random.Random, data: bytes) -> Iterator[bytes]:
@@ -126,6 +89,8 @@ def judge(handshake: HandshakeProtocol, parts: Iterator[bytes], end: bool) -> tu
             if request is not None:
                 outcome = ("request", request)
                 break
+            if handshake.trailing_data:
+                raise BrokenPromiseError("has bytes for a service before there is a request")
             if interactive is not None and len(interactive()) > 300:
                 raise BrokenPromiseError("says more than a few hundred bytes before the request")
         else:
@@ -141,6 +106,7 @@ def judge(handshake: HandshakeProtocol, parts: Iterator[bytes], end: bool) -> tu
     if not getattr(handshake, "filtering", False):
         return *outcome, bytes(behind) + b"".join(parts)
     filtering: Any = handshake
+    _check_silence_before_yes(filtering)
     filtering.reply(ReplyCode.OK)
     try:
         for part in parts:
@@ -150,34 +116,56 @@ def judge(handshake: HandshakeProtocol, parts: Iterator[bytes], end: bool) -> tu
     return *outcome, bytes(behind)
 
 
+def _check_silence_before_yes(filtering: Any) -> None:
+    try:
+        filtering.filter_data(b"x")
+    except LocalProtocolError:
+        return
+    raise BrokenPromiseError("the filter lets bytes through before a yes")
+
+
 def check(factories: Factories, data: bytes, dice: random.Random) -> str:
-    """Everything that has to hold for `data`; returns what it was.
+    """Everything that has to hold for `data`, whose first byte is claimed; returns what it was.
 
     Raises:
         BrokenPromiseError: something did not hold.
     """
-    factory = factories.get(data[0])
-    if factory is None:
-        return "unclaimed"
-    handshake = factory()
+    factory = factories[data[0]]
+    handshake, slowly = factory(), factory()
     name, what, behind = judge(handshake, iter((data,)), end=False)
-    other = judge(factory(), pieces(dice, data), end=False)
+    other = judge(slowly, pieces(dice, data), end=False)
     filtered = getattr(handshake, "filtering", False) or None in (what, other[1])
     same = other[0] == name if filtered else other[:2] == (name, what)
     if not same or (name == "request" and not filtered and other[2] != behind):
         raise BrokenPromiseError(f"whole: {(name, what, behind)}; in pieces: {other}")
     if name == "more" and judge(factory(), iter((data,)), end=True)[0] != "error":
         raise BrokenPromiseError("end of file inside a request is no error")
+    if len(data) >= _LONG and max(held(handshake), held(slowly)) > _MOST_HELD:
+        raise BrokenPromiseError(f"holds {held(handshake)} bytes fed whole, {held(slowly)} fed in pieces")
     if isinstance(what, HandshakeRequest):
         _check_request(handshake, what, data, behind, dice)
-    second = _SECOND.get(data[0])
+    if filtered and other[2]:
+        _check_forwarded(slowly, data, other[2])
+    second = SECOND.get(data[0])
     if second is not None:
         expected = second(data)
-        if expected != (what if name == "request" else name):
-            raise BrokenPromiseError(f"the second decoder says {expected}, the handshake says {name} {what}")
+        if expected != ((what, behind) if name == "request" else name):
+            raise BrokenPromiseError(f"the second decoder says {expected}, the handshake says {name} {what} {behind!r}")
     if name != "request" or not getattr(handshake, "filtering", False):  # else yes has been said
         _check_reply(handshake, name, dice)
     return f"0x{data[0]:02x} {name}" if data[0] < 32 else f"text {name}"
+
+
+def held(thing: object) -> int:
+    """Bytes of text and data an object of ours, or of the parser it uses, refers to."""
+    if isinstance(thing, bytes | bytearray | str):
+        return len(thing)
+    if isinstance(thing, list | tuple | set | frozenset):
+        return sum(map(held, thing))
+    if isinstance(thing, type) or not type(thing).__module__.startswith(("meshless_", "h11")):
+        return 0
+    names = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+    return sum(held(getattr(thing, name, None)) for name in {*names, *getattr(thing, "__dict__", ())})
 
 
 def _check_request(
@@ -186,7 +174,7 @@ def _check_request(
     named = str(request.service_id)
     if ServiceId.parse(named) != request.service_id or named.encode() not in data.lower():
         raise BrokenPromiseError(f"{named} is not a service the bytes name")
-    if behind not in data:
+    if not data.endswith(behind) and not getattr(handshake, "filtering", False):
         raise BrokenPromiseError(f"{behind!r} for the service is not what the client sent")
     if not getattr(handshake, "filtering", False):
         return
@@ -194,79 +182,48 @@ def _check_request(
     came, out = bytearray(data), bytearray(behind)
     try:
         for _ in range(3):
-            more = mutated(dice, list(_HTTP))
+            more = mutate(dice, draw_http(dice), [data], dice.randrange(3)) or b"G"
             came += more
             out += filtering.filter_data(more)
         out += filtering.filter_data(b"")
     except RemoteProtocolError:
         pass  # cut: allowed at any time
-    if not came.startswith(bytes(out)):
-        raise BrokenPromiseError("the filter let through what did not come in")
+    _check_forwarded(handshake, bytes(came), bytes(out), str(request.service_id))
+
+
+def _check_forwarded(handshake: HandshakeProtocol, came: bytes, out: bytes, service: str = "") -> None:
+    """What a filter let through is the beginning of what came, and for every server a row of requests to this service."""
+    if not came.startswith(out):
+        raise BrokenPromiseError(f"the filter let through what did not come in: {out!r}")
+    wrong = misread(out, service or _first_host(handshake))
+    if wrong is not None:
+        raise BrokenPromiseError(f"let through {out!r}: {wrong}")
+
+
+def _first_host(handshake: HandshakeProtocol) -> str:
+    requests: Any = handshake
+    return str(requests._requests.first.service_id)
 
 
 def _check_reply(handshake: HandshakeProtocol, name: str, dice: random.Random) -> None:
     details = dice.choice(_DETAILS)
     if name == "request" and dice.random() < 0.5:
-        if not isinstance(handshake.reply(ReplyCode.OK, "", details), bytes):
-            raise BrokenPromiseError("yes is not bytes")
-    elif not isinstance(handshake.reply(dice.choice(_REFUSALS), "for people \N{SNOWMAN}", details), bytes):
-        raise BrokenPromiseError("a refusal is not bytes")
+        reply = handshake.reply(ReplyCode.OK, "", details)
+        if not isinstance(reply, bytes) or not says_yes(reply):
+            raise BrokenPromiseError(f"{reply!r} is no yes")
+    else:
+        reply = handshake.reply(dice.choice(_REFUSALS), "for people \N{SNOWMAN}", details)
+        if not isinstance(reply, bytes) or says_yes(reply):
+            raise BrokenPromiseError(f"{reply!r} is no refusal")
 
 
-# --- versions 1 and 2 a second time, from the pages and without the code ----------------------------------------------
-
-_ID: Final = re.compile(rb"(?=.{1,191}\Z)([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.|\Z)){3}(?<!\.)")
-_TRACE: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
-_PIN: Final = re.compile(rb"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_SIZES: Final = {1: (4, 4), 2: (55, 55), 3: (1, 64), 4: (1, 63), 5: (0, 0)}
-
-
-def _version_1(data: bytes) -> HandshakeRequest | str:
-    if len(data) > 1 and data[1] == 0:
-        return "error"
-    if len(data) < 2 or len(data) < 2 + data[1]:
-        return "more"
-    name = data[2 : 2 + data[1]]
-    return HandshakeRequest(ServiceId(*name.decode().split("."))) if _ID.fullmatch(name) else "error"
-
-
-def _version_2(data: bytes) -> HandshakeRequest | str:
-    length = int.from_bytes(data[1:3], "big")
-    if len(data) >= 3 and not 2 <= length <= 4096:
-        return "error"
-    if len(data) < 3 or len(data) < 3 + length:
-        return "more"
-    body = data[3 : 3 + length]
-    name, rest = body[1 : 1 + body[0]], body[1 + body[0] :]
-    if len(name) < body[0] or not _ID.fullmatch(name):
-        return "error"
-    fields: dict[int, bytes] = {}
-    while rest:
-        size = int.from_bytes(rest[1:3], "big")
-        number, value = rest[0] % 128, rest[3 : 3 + size]
-        least, most = _SIZES.get(number, (0, 0 if rest[0] >= 128 else 4096))
-        unknown_critical = rest[0] >= 128 and number not in _SIZES
-        if len(rest) < 3 or len(value) < size or number in fields or unknown_critical or not least <= size <= most:
-            return "error"
-        fields[number] = value
-        rest = rest[3 + size :]
-    deadline = int.from_bytes(fields.get(1, b"\xff"), "big")
-    trace = _TRACE.fullmatch(fields.get(2, b"00-" + b"1" * 32 + b"-" + b"1" * 16 + b"-00"))
-    if not deadline or trace is None or trace[1] == b"ff" or not int(trace[2], 16) or not int(trace[3], 16):
-        return "error"
-    if 4 in fields and not _PIN.fullmatch(fields[4]):
-        return "error"
-    return HandshakeRequest(
-        ServiceId(*name.decode().split(".")),
-        sticky_key=fields.get(3),
-        version_pin=fields[4].decode() if 4 in fields else None,
-        timeout=deadline / 1000 if 1 in fields else None,
-        traceparent=fields[2].decode() if 2 in fields else None,
-        accepts_descriptor=5 in fields,
-    )
-
-
-_SECOND: Final[Mapping[int, Callable[[bytes], HandshakeRequest | str]]] = {1: _version_1, 2: _version_2}
+def says_yes(reply: bytes) -> bool:
+    """Whether a client takes these bytes for a yes, whichever handshake they are of."""
+    if reply.startswith(b"HTTP/1.1 "):
+        return reply[9:10] == b"2"
+    if reply.startswith(b"\x05"):
+        return reply[-10:-8] == b"\x05\x00"  # behind the choice of a method, if that was not sent before
+    return reply[1:2] == b"\x00"
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -279,11 +236,11 @@ def run(seed: int, count: int) -> Counter[str]:
         BrokenPromiseError: something did not hold, naming the input.
     """
     factories, starts, dice = installed(), seeds(), random.Random(seed)
+    claimed = {bytes((number,)) for number in factories}
     kinds: Counter[str] = Counter()
     for _ in range(count):
-        data = mutated(dice, starts)
-        if not data:
-            continue
+        while (data := draw(dice, starts))[:1] not in claimed:
+            pass
         try:
             kinds[check(factories, data, dice)] += 1
         except Exception as error:  # anything at all is a finding

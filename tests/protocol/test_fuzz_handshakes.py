@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from meshless_handshake_http import head, requests
 from meshless_handshake_v2 import ServerHandshake
 
 from meshless_core import HandshakeRequest, RemoteProtocolError, ServiceId
@@ -48,6 +51,21 @@ def test_the_fuzzer_finds_a_broken_handshake_and_names_the_input(
     monkeypatch.setattr(fuzz_handshakes, "installed", lambda: {2: broken})
     with pytest.raises(BrokenPromiseError, match=r"input [0-9a-f]+ \(seed 3\)"):
         run(seed=3, count=2_000)
+
+
+LOOSENED = {
+    "folded lines and bare line feeds": (head, "_AMBIGUOUS_LINES", re.compile(rb"(?!)")),
+    "two lengths": (head, "_content_length", lambda _raw: None),
+    "trailers": (requests, "check_trailers", lambda _event, _raw: None),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", LOOSENED)
+def test_the_fuzzer_finds_what_http_servers_would_read_differently(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*LOOSENED[what])
+    with pytest.raises(BrokenPromiseError, match="let through"):
+        run(seed=1, count=60_000)
 
 
 @pytest.mark.slow
