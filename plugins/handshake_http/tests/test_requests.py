@@ -324,3 +324,9 @@ def test_what_passes_byte_by_byte_does_not_depend_on_how_it_is_split(data: bytes
     assert bool(slow_problem) == bool(fast_problem)
     assert slowly.startswith(faster)
     assert fast_problem or slowly == faster
+
+
+def test_nothing_is_kept_of_what_is_no_http_any_more() -> None:
+    requests, tunnelled = stream(), b"x" * 60_000
+    assert requests.receive_data(b"CONNECT http.cart.shop:1 HTTP/1.1\r\n" + CART + b"\r\n" + tunnelled) == tunnelled
+    assert requests._parser.trailing_data == (b"", False)

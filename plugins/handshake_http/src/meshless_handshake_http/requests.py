@@ -94,7 +94,7 @@ class RequestStream:
                     return slice(0, done)
                 self._after_websocket_request = False
                 if second[0] & _MASK_BIT:
-                    self._opaque = True
+                    self._stop_looking()
                     return slice(0, len(pending))
             event = self._next_event()
             if isinstance(event, h11.Request):
@@ -115,7 +115,8 @@ class RequestStream:
         head = self._head = read_head(request, raw)
         if self._first is None:
             self._first = head
-            self._opaque = head.is_connect
+            if head.is_connect:
+                self._stop_looking()
         elif head.is_connect:
             raise RejectedRequestError(f"CONNECT comes behind a request for {self._first.service_id}: open another connection")
         elif head.service_id != self._first.service_id:
@@ -132,6 +133,12 @@ class RequestStream:
         self._parser = self._fresh_parser()
         if rest:
             self._parser.receive_data(rest)
+
+    def _stop_looking(self) -> None:
+        """From here on the bytes are no HTTP of ours; the parser must not keep a copy of those it has been given."""
+        self._opaque = True
+        if self._unconsumed():
+            self._parser = self._fresh_parser()
 
     def _next_event(self) -> object:
         try:
