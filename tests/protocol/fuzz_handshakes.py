@@ -236,15 +236,17 @@ def run(seed: int, count: int) -> Counter[str]:
         BrokenPromiseError: something did not hold, naming the input.
     """
     factories, starts, dice = installed(), seeds(), random.Random(seed)
-    claimed = {bytes((number,)) for number in factories}
+    claimed = {bytes((first,)) for first in factories}
     kinds: Counter[str] = Counter()
-    for _ in range(count):
+    for number in range(count):
         while (data := draw(dice, starts))[:1] not in claimed:
             pass
         try:
             kinds[check(factories, data, dice)] += 1
         except Exception as error:  # anything at all is a finding
-            raise BrokenPromiseError(f"input {data.hex()} (seed {seed}): {type(error).__name__}: {error}") from error
+            shown = data.hex() if len(data) <= _LONG else f"{data[:100].hex()}... of {len(data)} bytes"
+            problem = f"input {shown} (seed {seed}, number {number}): {type(error).__name__}: {str(error)[:2000]}"
+            raise BrokenPromiseError(problem) from error
     return kinds
 
 

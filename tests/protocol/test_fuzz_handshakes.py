@@ -49,7 +49,7 @@ def test_the_fuzzer_finds_a_broken_handshake_and_names_the_input(
     broken: type[ServerHandshake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fuzz_handshakes, "installed", lambda: {2: broken})
-    with pytest.raises(BrokenPromiseError, match=r"input [0-9a-f]+ \(seed 3\)"):
+    with pytest.raises(BrokenPromiseError, match=r"input [0-9a-f]+ \(seed 3, number \d+\)"):
         run(seed=3, count=2_000)
 
 
