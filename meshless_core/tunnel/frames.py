@@ -27,11 +27,13 @@ __all__ = [
     "Event",
     "Fin",
     "FrameType",
+    "Gone",
     "Reset",
     "ResetCode",
     "decode_control",
     "encode_end",
     "encode_fin",
+    "encode_gone",
     "encode_open",
     "encode_reply",
     "encode_reset",
@@ -65,6 +67,7 @@ class FrameType(enum.IntEnum):
     FIN = 5
     END = 6
     RESET = 7
+    GONE = 0x88
 
 
 class ResetCode(enum.IntEnum):
@@ -97,6 +100,11 @@ class Fin:
 
 
 @attrs.frozen
+class Gone:
+    """The peer's plain end, which has sent end-of-file, takes nothing either: it is gone as a whole."""
+
+
+@attrs.frozen
 class End:
     """The peer has delivered everything and needs this connection no more."""
 
@@ -114,7 +122,7 @@ class Reset:
     reason: str
 
 
-Event = OpenRequest | OpenReply | Fin | End | Reset | memoryview
+Event = OpenRequest | OpenReply | Fin | Gone | End | Reset | memoryview
 """What a received frame means; a `memoryview` is payload of DATA, valid until the buffer it came in is used again."""
 
 _FIELD_HEADER: Final = struct.Struct(">BH")
@@ -175,6 +183,11 @@ def encode_fin() -> bytes:
     return _frame(FrameType.FIN)
 
 
+def encode_gone() -> bytes:
+    """The GONE frame."""
+    return _frame(FrameType.GONE)
+
+
 def encode_end() -> bytes:
     """The END frame."""
     return _frame(FrameType.END)
@@ -209,14 +222,15 @@ def decode_control(kind: FrameType, payload: bytes) -> Event:
         case FrameType.RESET:
             number, reason = _coded(kind, payload)
             return Reset(ResetCode(number) if number in _RESET_CODES else ResetCode.RESET, reason)
-        case FrameType.FIN | FrameType.END:
+        case FrameType.FIN | FrameType.END | FrameType.GONE:
             if payload:
                 raise violation(f"{kind.name} frame with {len(payload)} bytes of payload, it has none")
-            return Fin() if kind is FrameType.FIN else End()
+            return _EMPTY[kind]
         case FrameType.DATA:
             raise LocalProtocolError("a DATA frame is not decoded, its payload is passed on")
 
 
+_EMPTY: Final[dict[FrameType, Event]] = {FrameType.FIN: Fin(), FrameType.END: End(), FrameType.GONE: Gone()}
 _REPLY_CODES: Final = frozenset(ReplyCode)
 _RESET_CODES: Final = frozenset(ResetCode)
 

@@ -7,7 +7,7 @@ That is all there is:
     IDLE      nothing is going on; the client may OPEN
     OPENING   the client has asked; the server is REPLYING
     TALKING   application bytes
-    FINISHED  the party has sent FIN: no more application bytes from it
+    FINISHED  the party has sent FIN: no more application bytes from it; with GONE it says that it takes none either
     DONE      ... and END: it has delivered all it received, FIN included. Both DONE: both IDLE, the session is used again
     DEAD      RESET was sent or received, or the protocol was violated: nothing more, ever
 
@@ -36,6 +36,7 @@ from meshless_core.tunnel.frames import (
     decode_control,
     encode_end,
     encode_fin,
+    encode_gone,
     encode_open,
     encode_reply,
     encode_reset,
@@ -62,7 +63,7 @@ class State(enum.Enum):
 
 _TALK: Final = {
     State.TALKING: {FrameType.DATA: State.TALKING, FrameType.FIN: State.FINISHED, FrameType.RESET: State.DEAD},
-    State.FINISHED: {FrameType.END: State.DONE, FrameType.RESET: State.DEAD},
+    State.FINISHED: {FrameType.GONE: State.FINISHED, FrameType.END: State.DONE, FrameType.RESET: State.DEAD},
     State.DONE: {FrameType.RESET: State.DEAD},
     State.REFUSED: {},
     State.DEAD: {},
@@ -187,6 +188,11 @@ class TunnelSession:
         """FIN: the plain end sent end-of-file."""
         self._sent(FrameType.FIN)
         return encode_fin()
+
+    def gone(self) -> bytes:
+        """GONE: the plain end takes nothing either. Allowed between FIN and END."""
+        self._sent(FrameType.GONE)
+        return encode_gone()
 
     def end(self) -> bytes:
         """END: everything is delivered. Allowed after FIN was sent and received."""

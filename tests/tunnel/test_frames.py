@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshless_core.errors import LocalProtocolError, RemoteProtocolError
-from meshless_core.tunnel import End, Fin, FrameType, OpenReply, OpenRequest, Reset, ResetCode
+from meshless_core.tunnel import End, Fin, FrameType, Gone, OpenReply, OpenRequest, Reset, ResetCode
 from meshless_core.tunnel.frames import (
     HEADER_BYTES,
     MAX_CONTROL_BYTES,
@@ -85,7 +85,7 @@ def test_the_largest_data_frame_fills_tls_records_exactly():
 
 @given(st.sampled_from([kind for kind in FrameType if kind is not FrameType.DATA]), st.binary(max_size=300))
 def test_any_payload_is_an_event_or_a_violation(kind, payload):
-    assert isinstance(outcome(kind, payload), OpenRequest | OpenReply | Fin | End | Reset | ResetCode)
+    assert isinstance(outcome(kind, payload), OpenRequest | OpenReply | Fin | Gone | End | Reset | ResetCode)
 
 
 @given(requests, st.data())
@@ -162,6 +162,7 @@ def test_codes_this_side_does_not_know_are_read_as_the_general_one():
         (FrameType.RESET, b"\1\xff", "not UTF-8"),
         (FrameType.FIN, b"x", "has none"),
         (FrameType.END, b"x", "has none"),
+        (FrameType.GONE, b"x", "has none"),
         (FrameType.OPEN, b"", "without a version"),
     ],
 )

@@ -17,6 +17,7 @@ from meshless_core.tunnel import (
     End,
     Fin,
     FrameType,
+    Gone,
     OpenReply,
     OpenRequest,
     Reset,
@@ -24,7 +25,7 @@ from meshless_core.tunnel import (
     State,
     TunnelSession,
 )
-from meshless_core.tunnel.frames import encode_end, encode_fin, encode_open, encode_reply, encode_reset
+from meshless_core.tunnel.frames import encode_end, encode_fin, encode_gone, encode_open, encode_reply, encode_reset
 from meshless_core.tunnel.session import STEPS
 from meshless_core.types import PodRef, ReplyCode, ServiceId
 
@@ -80,6 +81,8 @@ def describe(event):
             return {"event": "reset", "code": int(code), "reason": reason}
         case Fin():
             return {"event": "fin"}
+        case Gone():
+            return {"event": "gone"}
         case End():
             return {"event": "end"}
     raise AssertionError(event)
@@ -98,6 +101,8 @@ def prepare(vector):
                 session.reply(OK)
             case {"send": "fin"}:
                 session.fin()
+            case {"send": "gone"}:
+                session.gone()
             case {"send": "end"}:
                 session.end()
     return session
@@ -252,6 +257,7 @@ FRAMES = {
     FrameType.FIN: encode_fin(),
     FrameType.END: encode_end(),
     FrameType.RESET: encode_reset(ResetCode.RESET, "x"),
+    FrameType.GONE: encode_gone(),
 }
 
 
@@ -275,6 +281,8 @@ class TwoSides(RuleBasedStateMachine):
                 return data_frame(side, b"x")
             case FrameType.FIN:
                 return side.fin()
+            case FrameType.GONE:
+                return side.gone()
             case FrameType.END:
                 return side.end()
         return side.reset(ResetCode.RESET, "x")
