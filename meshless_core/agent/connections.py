@@ -58,6 +58,7 @@ class Connection:
         relay: moves the bytes; None only while the connection is being made.
         cut_for: why this agent cut it; empty if it did not.
         flow: the metrics' counters for this kind of connection.
+        holds_slot: whether it counts for `maxConn` of a pod on this node, if its pod is on this node.
     """
 
     id: bytes
@@ -74,6 +75,7 @@ class Connection:
     relay: Relay | None = None
     cut_for: Cut = ""
     flow: object = None
+    holds_slot: bool = True
 
     def cut(self, cut_for: Cut, reason: str) -> None:
         """End it now; does nothing if it is over or was cut already.

@@ -299,6 +299,7 @@ class InboundTunnels:
             service,
             idle_timeout=admitted.route.idle_timeout,
             on_close=partial(self._closed, peer, connection),
+            on_hang_up=partial(runtime.give_back_slot, connection),
         )
 
     def _closed(self, peer: _Peer, connection: Connection, result: RelayResult, reusable: bool) -> None:

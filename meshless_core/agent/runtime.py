@@ -128,9 +128,14 @@ class AgentRuntime:
         self.metrics.closed(connection, result, max(time.time() - connection.opened_at, 0.0))
         if balancer is not None:
             balancer.on_closed(connection.endpoint)
-        if connection.endpoint.node == self.node:
-            self.slots.give_back(connection.endpoint.uid, connection.service.service)
+        self.give_back_slot(connection)
         self.access_log.closed(connection, result)
+
+    def give_back_slot(self, connection: Connection) -> None:
+        """The service is rid of this connection, though bytes of it may still be on their way to the client. Idempotent."""
+        if connection.endpoint.node == self.node and connection.holds_slot:
+            connection.holds_slot = False
+            self.slots.give_back(connection.endpoint.uid, connection.service.service)
 
     async def cancel_tasks(self) -> None:
         """Cancel and await everything spawned."""

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Never, Protocol
 
-__all__ = ["IdleTimer", "close_with_reset", "describe"]
+from meshless_core.relay.interface import Outcome
+from meshless_core.tunnel import ResetCode
+
+__all__ = ["OUTCOME_OF", "IdleTimer", "broken_pipe", "close_with_reset", "describe", "send_to_nobody"]
+
+OUTCOME_OF: Final[dict[ResetCode, Outcome]] = {
+    ResetCode.RESET: "reset",
+    ResetCode.ABORTED: "aborted",
+    ResetCode.IDLE_TIMEOUT: "idle_timeout",
+    ResetCode.PROTOCOL_ERROR: "error",
+    ResetCode.INTERNAL_ERROR: "error",
+    ResetCode.UNSUPPORTED_VERSION: "error",
+}
+"""What a RESET frame with this code means for the connection."""
 
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
@@ -87,3 +101,17 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno).lower()
     return f"{type(error).__name__}: {error}"
+
+
+def broken_pipe() -> BrokenPipeError:
+    """The error of a write that nobody will read."""
+    return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def send_to_nobody(*_data: object) -> Never:
+    """In place of `send` or `sendmsg` of a socket that is closed because its peer is gone: what the kernel would say.
+
+    Raises:
+        BrokenPipeError: always.
+    """
+    raise broken_pipe()

@@ -44,7 +44,7 @@ READS_PER_TURN: Final = 8
 """Most reads of a stream in one turn while it says that it holds more: then other connections have their turn."""
 
 LINGER: Final = 5.0
-"""Seconds the last frames of a broken-off connection may take to go out before the session is closed over them."""
+"""Seconds the last frames of a broken-off connection may take to be delivered before the session is closed over them."""
 
 SessionState = Literal["idle", "opening", "relaying", "dead"]
 
@@ -188,6 +188,7 @@ class FramedSession:
         early: bytes = b"",
         idle_timeout: float | None,
         on_close: Callable[[RelayResult, bool], None],
+        on_hang_up: Callable[[], None] | None = None,
     ) -> Relay:
         """Relay between `plain` and the tunnel until the connection is over.
 
@@ -196,7 +197,10 @@ class FramedSession:
             early: bytes to send into the tunnel first.
             idle_timeout: seconds without a byte in either direction after which it is cut, None for never.
             on_close: called exactly once, never before this returns: how it ended, and whether the session can be used again
-                (client: open the next one; server: it waits for the next request). If not, the session is closed already.
+                (client: open the next one; server: it waits for the next request). If not, the session is closed already, or
+                will be when its last frames are out.
+            on_hang_up: called once if the application behind `plain` is gone in both directions before all is over: what it
+                had sent may still be on its way. Not called if `on_close` comes first.
 
         Returns:
             The running relay.
@@ -207,7 +211,7 @@ class FramedSession:
         open_for_us = self.state == "dead" or self.protocol.local_state is State.TALKING or self._reset_follows()
         if self._relay is not None or not open_for_us:
             raise LocalProtocolError(f"a session that is {self.state} has no connection to relay: open one first")
-        relay = FramedRelay(self, plain, early, idle_timeout, on_close)
+        relay = FramedRelay(self, plain, early, idle_timeout, on_close, on_hang_up)
         self._relay = relay
         if self.state == "dead":  # it broke since the reply: the relay's `on_close` is where that is told
             self.reactor.loop.call_soon(self._lose, "the session broke before the relay began")
@@ -227,12 +231,16 @@ class FramedSession:
             self.throw_away(ResetCode.ABORTED, reason, linger=False)
 
     def close(self) -> None:
-        """Close the stream at once; idempotent. A relay ends as `aborted`; `on_lost` and `on_reply` are not called."""
+        """Close the stream at once, unless last frames are on their way; idempotent.
+
+        A relay ends as `aborted`; `on_lost` and `on_reply` are not called.
+        """
         self.on_lost = None
         if self._relay is not None:
             self._relay.abort("the session was closed")
         self._on_reply = None
-        self._die()
+        if self._linger is None:
+            self._die()
 
     # --- what the relay calls ------------------------------------------------------------------------------------------
 
@@ -272,7 +280,7 @@ class FramedSession:
         Args:
             code: why.
             reason: likewise, for people.
-            linger: whether frames the stream has not sent yet may take `LINGER` seconds to go out; else they are lost.
+            linger: whether frames that are not delivered yet may take `LINGER` seconds; else they are lost.
         """
         self.on_lost = self._on_reply = None
         if self.state == "dead":
@@ -317,6 +325,8 @@ class FramedSession:
                 if not size:
                     self._lose("the other agent closed the session")
                     return
+                if self._linger is not None:
+                    continue  # of no interest, but closing over it would take back what is not delivered yet
                 events = self.protocol.receive(scratch[:size])
             except RemoteProtocolError as error:
                 self._violated(error)
@@ -389,9 +399,6 @@ class FramedSession:
             self._lose(describe(error))
             return
         if sent:
-            if self._linger is not None:
-                self._die()
-                return
             self._watch()
             if self._relay is not None:
                 self._relay.watch()
@@ -454,7 +461,7 @@ class FramedSession:
             on_lost(reason)
 
     def _bury(self, frame: bytes, *, linger: bool) -> None:
-        """Dead from now on: send a last frame, and close when it is out or when waiting is over."""
+        """Dead from now on: send a last frame, and close; if it may linger, when the peer has closed or waiting is over."""
         if self.state == "dead" or not frame:
             self._die()
             return
@@ -463,16 +470,16 @@ class FramedSession:
         self._events.clear()
         try:
             self._out += frame
-            if self._push() or not linger:
-                self._die()
-                return
+            self._unsent = not self._push()
         except (OSError, TransportError) as error:
             _log.debug("the peer cannot be told of the end, the session is broken: %s", describe(error))
             self._die()
             return
-        self._unsent = True
+        if not linger:
+            self._die()
+            return
         self._linger = self.reactor.loop.call_later(LINGER, self._die)
-        self._set_reading(False)
+        self._set_reading(True)
 
     def _die(self) -> None:
         self.state = "dead"

@@ -1,7 +1,8 @@
 """One connection inside a framed session: the plain end, and what its events and the peer's frames mean for each other.
 
 The rules are those of `plain` (ADR-0060), with frames in place of one of the sockets: FIN is the end-of-file, RESET the reset,
-and END says that everything is delivered, so that the session can carry the next connection.
+GONE behind a FIN the hang-up of an end that closed as a whole, and END says that everything is delivered, so that the session
+can carry the next connection.
 
 It must not touch the stream: that is the session's.
 """
@@ -13,11 +14,13 @@ import errno
 import select
 import socket
 from collections.abc import Callable, Sequence
+from os import strerror
 from typing import TYPE_CHECKING, Final
 
-from meshless_core.relay.ending import IdleTimer, close_with_reset, describe
+from meshless_core.relay.ending import OUTCOME_OF, IdleTimer, broken_pipe, close_with_reset, describe, send_to_nobody
+from meshless_core.relay.frames_in_place import FRAME_BYTES, payload_slots, rest_of, write_headers
 from meshless_core.relay.interface import MAX_REASON_CHARS, EndedBy, Outcome, RelayResult
-from meshless_core.tunnel import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, Reset, ResetCode, State
+from meshless_core.tunnel import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, Gone, Reset, ResetCode, State
 
 if TYPE_CHECKING:
     from meshless_core.relay.framed import FramedSession
@@ -27,30 +30,13 @@ __all__ = ["FramedRelay"]
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _RDHUP: Final = select.EPOLLRDHUP
-_GONE: Final = select.EPOLLHUP | select.EPOLLERR
+_HUNG_UP: Final = select.EPOLLHUP
+_ERROR: Final = select.EPOLLERR
+_GONE: Final = _HUNG_UP | _ERROR
 _MAX_PARTS: Final = 64
 """Most pieces handed to one `sendmsg`. The kernel takes 1024 and refuses more; many small ones are quicker joined anyway."""
 
 _UNREGISTERED: Final = -1
-_FRAME_BYTES: Final = HEADER_BYTES + MAX_DATA_BYTES
-
-_MEANING: Final[dict[ResetCode, Outcome]] = {
-    ResetCode.RESET: "reset",
-    ResetCode.ABORTED: "aborted",
-    ResetCode.IDLE_TIMEOUT: "idle_timeout",
-    ResetCode.PROTOCOL_ERROR: "error",
-    ResetCode.INTERNAL_ERROR: "error",
-    ResetCode.UNSUPPORTED_VERSION: "error",
-}
-
-
-def _rest(parts: list[memoryview], sent: int) -> bytes:
-    """What is behind the first `sent` bytes; only that is copied."""
-    for at, part in enumerate(parts):
-        if sent < len(part):
-            return b"".join([part[sent:], *parts[at + 1 :]])
-        sent -= len(part)
-    return b""
 
 
 def _closed_already(_result: RelayResult, _reusable: bool) -> None:
@@ -68,11 +54,14 @@ class FramedRelay:
         "_ended_first",
         "_fd",
         "_from_tunnel",
+        "_hung_up",
         "_idle",
         "_mask",
         "_on_close",
+        "_on_hang_up",
         "_payload",
         "_peer_ended",
+        "_peer_gone",
         "_pending",
         "_plain",
         "_plain_eof",
@@ -99,6 +88,7 @@ class FramedRelay:
         early: bytes,
         idle_timeout: float | None,
         on_close: Callable[[RelayResult, bool], None],
+        on_hang_up: Callable[[], None] | None,
     ) -> None:
         plain.setblocking(False)
         reactor = session.reactor
@@ -113,10 +103,11 @@ class FramedRelay:
         self._recvmsg_into = plain.recvmsg_into
         self._send = plain.send
         self._sendmsg = plain.sendmsg
-        self._payload = reactor.scratch[HEADER_BYTES:_FRAME_BYTES]
+        self._payload = reactor.scratch[HEADER_BYTES:FRAME_BYTES]
         self._slots: list[memoryview] = []  # where the payloads of several frames go, if they are read at once
         self._bulk = False  # the last read filled a frame: read several at once
         self._on_close = on_close
+        self._on_hang_up = on_hang_up
         self._mask = _UNREGISTERED
         self._to_tunnel = 0
         self._from_tunnel = 0
@@ -127,6 +118,8 @@ class FramedRelay:
         self._ended = False  # END was sent
         self._peer_ended = False  # END was received
         self._broken = False  # the plain end takes nothing any more
+        self._hung_up = False  # the plain end is closed: it, or the far one, is gone as a whole
+        self._peer_gone = False  # GONE was received
         self._reason = ""
         self._ended_first: EndedBy | None = None
         self._verdict: tuple[Outcome, str, EndedBy] | None = None  # the tunnel is gone; holds once pending bytes are delivered
@@ -192,11 +185,14 @@ class FramedRelay:
                 self._tunnel_eof = True
                 self._ended_first = self._ended_first or self._far
                 self._tell_plain_eof()
+            elif type(event) is Gone:
+                self._peer_gone = True
+                self._follow_peer()
             elif type(event) is End:
                 self._peer_ended = True
                 self._check_done()
             elif type(event) is Reset:
-                outcome = _MEANING[event.code]
+                outcome = OUTCOME_OF[event.code]
                 self._tunnel_gone(outcome, event.reason, self._far if outcome == "reset" else "agent")
             if self.closed:
                 return list(events[at + 1 :])
@@ -216,7 +212,7 @@ class FramedRelay:
         mask = 0 if self._plain_eof or self._session.unsent or self._verdict is not None else _IN | _RDHUP
         if self._pending:
             mask |= _OUT
-        if mask == self._mask or (mask == 0 and self._mask == _UNREGISTERED) or self.closed:
+        if mask == self._mask or (mask == 0 and self._mask == _UNREGISTERED) or self.closed or self._hung_up:
             return
         if self._mask == _UNREGISTERED:
             self._reactor.add(self._fd, mask, self._ready, self.failed)
@@ -244,7 +240,7 @@ class FramedRelay:
             self._plain_failed(error)
             return
         if not size:
-            self._plain_ended(b"")
+            self._plain_ended(b"", events)
             return
         self.last_activity = self._reactor.now
         self._to_tunnel += size
@@ -254,7 +250,10 @@ class FramedRelay:
             self._bulk = False
             end = session.protocol.frame_data(scratch, size)
         else:
-            end = self._frame_bulk(size)
+            # from now on several frames are read at once, each behind the place of its header
+            self._bulk = True
+            self._slots = self._slots or payload_slots(scratch)
+            end = write_headers(scratch, session.protocol.frame_data, size)
         if events != _IN and events & _RDHUP and size < MAX_DATA_BYTES:
             try:
                 at_eof = not self._plain.recv(1, socket.MSG_PEEK)
@@ -265,29 +264,11 @@ class FramedRelay:
                 self._plain_failed(error)
                 return
             if at_eof:
-                self._plain_ended(scratch[:end])  # FIN travels with the last bytes
+                self._plain_ended(scratch[:end], events)  # FIN travels with the last bytes
                 return
         session.send(scratch[:end])
         if session.unsent:
             self.watch()
-
-    def _frame_bulk(self, size: int) -> int:
-        """Write the headers between the payloads of as many frames as one read filled; where the last one ends.
-
-        From now on several frames are read at once, each behind the place of its header, so that they leave as they lie.
-        """
-        scratch = self._reactor.scratch
-        if not self._slots:
-            last = len(scratch) - _FRAME_BYTES
-            self._slots = [scratch[at + HEADER_BYTES : at + _FRAME_BYTES] for at in range(0, last + 1, _FRAME_BYTES)]
-        self._bulk = True
-        frame_data = self._session.protocol.frame_data
-        end = 0
-        while size:
-            part = min(size, MAX_DATA_BYTES)
-            end += frame_data(scratch, part, end)
-            size -= part
-        return end
 
     def _readable(self, events: int) -> bool:
         """Deal with all events but `EPOLLIN`; whether the plain end is to be read now."""
@@ -300,10 +281,25 @@ class FramedRelay:
         if events & _GONE and not self._mask:
             self._reactor.remove(self._fd)  # would be reported for ever; `watch` comes back to it
             self._mask = _UNREGISTERED
+            self._gone_unread(events)
         return False
 
-    def _plain_ended(self, last: bytes | memoryview) -> None:
-        """End-of-file on the plain end; `last` is a frame that is still to be sent."""
+    def _gone_unread(self, events: int) -> None:
+        """The plain end is gone while nothing is wanted of it: its end-of-file was read before, or the stream is full."""
+        if events & _HUNG_UP:
+            self._tell_hang_up()
+        if not self._plain_eof or self._verdict is not None:
+            return
+        error = self._plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _ERROR else 0
+        if error and not self._ended:
+            self._plain_failed(OSError(error, strerror(error)))
+        elif events & _HUNG_UP:
+            if not self._ended:
+                self._session.send(self._session.protocol.gone())
+            self._hang_up()
+
+    def _plain_ended(self, last: bytes | memoryview, events: int) -> None:
+        """End-of-file on the plain end, which is gone as a whole if `events` say so; `last` is a frame still to be sent."""
         self._plain_eof = True
         session = self._session
         if self._broken:
@@ -312,13 +308,39 @@ class FramedRelay:
             self._finish_reset()
             return
         self._ended_first = self._ended_first or self._near
+        hung_up = bool(events & _HUNG_UP)
+        if hung_up and self._pending:
+            if last:
+                session.send(last)
+            self._plain_refuses(broken_pipe())
+            return
         frames = bytes(last) + session.protocol.fin()
         if self._delivered:
             frames += session.protocol.end()
             self._ended = True
+        elif hung_up:
+            frames += session.protocol.gone()
         session.send(frames)
-        self.watch()
+        if hung_up:
+            self._hang_up()
+        else:
+            self.watch()
         self._check_done()
+
+    def _hang_up(self) -> None:
+        """Close the plain end, which is read to its end: nobody is left there, or is to be left."""
+        self._hung_up = True
+        self._send = self._sendmsg = send_to_nobody
+        if self._mask != _UNREGISTERED:
+            self._reactor.remove(self._fd)
+            self._mask = _UNREGISTERED
+        self._plain.close()
+        self._tell_hang_up()
+
+    def _tell_hang_up(self) -> None:
+        on_hang_up, self._on_hang_up = self._on_hang_up, None
+        if on_hang_up is not None:
+            on_hang_up()
 
     def _plain_failed(self, error: OSError) -> None:
         """The plain end broke off: reset the other."""
@@ -326,9 +348,9 @@ class FramedRelay:
             self._reason = f"{self._near}: {describe(error)}"
         self._finish_reset()
 
-    def _finish_reset(self) -> None:
+    def _finish_reset(self, by: EndedBy | None = None) -> None:
         self._session.throw_away(ResetCode.RESET, self._reason, linger=True)
-        self._finish("reset", self._reason, self._near)
+        self._finish("reset", self._reason, by or self._near)
 
     # --- towards the plain end -----------------------------------------------------------------------------------------
 
@@ -351,7 +373,7 @@ class FramedRelay:
         self._from_tunnel += sent
         self.last_activity = self._reactor.now
         if sent != sum(map(len, parts)):
-            self._pending = _rest(parts, sent)
+            self._pending = rest_of(parts, sent)
             self._session.set_reading(False)
             self.watch()
 
@@ -397,16 +419,39 @@ class FramedRelay:
         if not self._tunnel_eof or self._pending or self._delivered or self._broken:
             return
         self._delivered = True
-        try:
-            self._plain.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:  # it is gone as a whole: nobody is left to be told
-                raise
+        if not self._hung_up:
+            try:
+                self._plain.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:  # it is gone as a whole: nobody is left to be told
+                    raise
         # Dead: the peer's RESET came in the same read, right behind its FIN. It is the next event, and what ends this.
         if self._plain_eof and self._session.protocol.local_state is not State.DEAD:
             self._session.send(self._session.protocol.end())
             self._ended = True
             self._check_done()
+        self._follow_peer()
+
+    def _follow_peer(self) -> None:
+        """If the far end is gone as a whole and everything it sent is delivered: end the near one as the kernel would have."""
+        dead = self._session.protocol.local_state is State.DEAD  # as above
+        if not (self._peer_gone and self._delivered) or self._plain_eof or self._broken or self.closed or dead:
+            return
+        try:
+            unread = self._plain.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            unread = b""
+        except OSError as error:
+            self._plain_failed(error)
+            return
+        if unread:  # closing over it makes a reset of it
+            self._reason = f"{self._far}: {describe(broken_pipe())}"
+            self._finish_reset(self._far)
+            return
+        self._plain_eof = self._ended = True
+        self._session.send(self._session.protocol.fin() + self._session.protocol.end())
+        self._hang_up()
+        self._check_done()
 
     def _check_done(self) -> None:
         # Not `protocol.idle`: the protocol may be ahead by the events of one read; what counts is what was handled here.
@@ -438,8 +483,10 @@ class FramedRelay:
     def _finish(self, outcome: Outcome, reason: str, ended_by: EndedBy) -> None:
         self.closed = True
         self._idle.cancel()
-        self._reactor.remove(self._fd)
+        if not self._hung_up:  # else the number is somebody else's by now
+            self._reactor.remove(self._fd)
         self._pending = b""
+        self._on_hang_up = None
         reusable = outcome == "closed"
         if reusable:
             self._plain.close()

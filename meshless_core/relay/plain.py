@@ -44,8 +44,9 @@ SMALL_READS: Final = 16
 
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
-_GONE: Final = select.EPOLLHUP | select.EPOLLERR
 _HUNG_UP: Final = select.EPOLLHUP
+_ERROR: Final = select.EPOLLERR
+_GONE: Final = _HUNG_UP | _ERROR
 _UNREGISTERED: Final = -1
 _family_of: Final = socket.SocketType.family.__get__  # the number; `socket.family` makes an enum of it, at some microseconds
 # SPLICE_F_MOVE | SPLICE_F_NONBLOCK: the `os` module has no names for them before Python 3.14.
@@ -212,28 +213,19 @@ class _Flow:
             # Nothing is wanted of this end now, and a hang-up would be reported for ever; `watch` comes back to it.
             self._relay.reactor.remove(self.fd)
             self.mask = _UNREGISTERED
-            if self.eof and self.twin.mask != _UNREGISTERED:
-                self._relay.reactor.modify(self.twin.fd, self.twin.mask, self.twin.ready_unwanted)
+            if self.eof:
+                self._gone_after_its_end(events)
         return False
 
-    def ready_unwanted(self, events: int) -> None:
-        """Handle the source's events when the sink's peer is known to be gone: look, do not read.
-
-        Bytes that stay unread make the kernel reset the source when we close it, as it would have without us.
-        """
-        if events != _IN and not self._readable(events):
+    def _gone_after_its_end(self, events: int) -> None:
+        """The source, which had only stopped sending, is gone as a whole now."""
+        error = self.source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _ERROR else 0
+        if error:
+            self._source_failed(OSError(error, os.strerror(error)))
             return
-        try:
-            there = self.source.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._source_failed(error)
-            return
-        if there:
-            self._sink_failed(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-        else:
-            self._source_ended()
+        self.hung_up = bool(events & _HUNG_UP)
+        if not self.holds():
+            self._relay.delivered(self)
 
     def flush(self) -> None:
         """Deliver what is kept; when it is gone, hand on an end-of-file or read the source again."""

@@ -1,8 +1,8 @@
 """A client to be killed: goes as far as it is told, says "there", and stays. A program of its own, standard library only.
 
 Arguments: the socket to dial, the request in hexadecimal, and the stage: `sent` (stop behind the request), `unread` (the reply
-is there and not read), `replied` (the reply is read, the descriptor is not), `established`, `handed-over`, and `reading`
-(established, and leaves when the service does).
+is there and not read), `replied` (the reply is read, the descriptor is not), `accepted` (version 1's reply is read),
+`established` (and a byte went there and back), `handed-over`, and `reading` (established, and leaves when the service does).
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ def main() -> None:
     held = None
     if stage == "unread":
         connection.recv(1, socket.MSG_PEEK)
-    elif stage in {"established", "reading"}:
+    elif stage in {"accepted", "established", "reading"}:
         assert connection.recv(2, socket.MSG_WAITALL) == b"\1\0"
-        connection.sendall(b"?")
-        assert connection.recv(1) == b"?"
+        if stage != "accepted":
+            connection.sendall(b"?")
+            assert connection.recv(1) == b"?"
     elif stage in {"replied", "handed-over"}:
         header = connection.recv(REPLY_HEADER, socket.MSG_WAITALL)
         assert header[:2] == b"\2\0", header

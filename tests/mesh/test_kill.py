@@ -223,7 +223,7 @@ def test_a_client_that_is_killed_leaves_nothing(mesh: RunningMesh, stage: str) -
     [
         pytest.param("near", offering("http.near.shop"), "handed-over", id="handed-over-and-the-client-keeps-everything"),
         pytest.param("near", plain("http.near.shop"), "established", id="relayed-and-the-client-keeps-everything"),
-        # a half-close is all that a tunnel can say of a service that closed: the client has to read it
+        pytest.param("far", plain("http.far.shop"), "established", id="through-a-tunnel-and-the-client-keeps-everything"),
         pytest.param("far", plain("http.far.shop"), "reading", id="through-a-tunnel-and-the-client-reads"),
     ],
 )
@@ -239,6 +239,26 @@ def test_a_server_that_is_killed_leaves_nothing(
         held.is_given_back()
         with process(kill_server, str(mesh.pod(f"{pod}-0") / "server" / "http")):
             dial_once(mesh, f"http.{pod}.shop")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pod", ["near", "far"])
+def test_a_client_that_is_killed_leaves_nothing_to_a_server_that_does_not_look(
+    mesh: RunningMesh, servers: dict[str, subprocess.Popen[str]], pod: str
+) -> None:
+    dial_once(mesh, f"http.{pod}.shop")
+    servers[pod].kill()
+    servers[pod].wait()
+    path = str(mesh.pod(f"{pod}-0") / "server" / "http")
+    with process(kill_server, path, "deaf"):
+        with process(kill_client, mesh.client_path("web-0"), plain(f"http.{pod}.shop").hex(), "accepted"):
+            pass  # the server's new socket file is found now
+        held = Held(mesh)
+        with process(kill_client, mesh.client_path("web-0"), plain(f"http.{pod}.shop").hex(), "accepted") as client:
+            until(lambda: held.any() > 0, "the agents hold something for the client")
+            client.kill()
+            client.wait()
+            held.is_given_back()
 
 
 @pytest.mark.slow

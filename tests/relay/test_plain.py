@@ -312,6 +312,34 @@ async def test_a_unix_service_gets_epipe_when_the_client_is_gone_as_without_us(r
         await send(c.service, b"nobody will read this")
 
 
+@pytest.mark.parametrize("side", ["client", "service"])
+async def test_a_unix_end_that_half_closed_and_then_goes_away_ends_the_connection(reactor, pair, side):
+    c = Connection(reactor, pair)
+    leaving, staying = (c.client, c.service) if side == "client" else (c.service, c.client)
+    leaving.shutdown(socket.SHUT_WR)
+    assert await receive(staying) == b""
+    await send(staying, b"still read")
+    assert await receive(leaving, 10) == b"still read"
+    leaving.close()
+    result = await c.over()
+    assert (result.outcome, result.ended_by) == ("closed", side)
+    with pytest.raises(BrokenPipeError):
+        await send(staying, b"nobody will read this")
+
+
+@pytest.mark.parametrize("side", ["client", "service"])
+async def test_a_unix_end_that_half_closed_and_then_goes_away_over_unread_bytes_resets(reactor, pair, side):
+    c = Connection(reactor, pair)
+    leaving, staying = (c.client, c.service) if side == "client" else (c.service, c.client)
+    leaving.shutdown(socket.SHUT_WR)
+    assert await receive(staying) == b""
+    await send(staying, b"never read")
+    await asyncio.get_running_loop().run_in_executor(None, select.select, [leaving], [], [], 10)
+    leaving.close()
+    result = await c.over()
+    assert (result.outcome, result.ended_by) == ("reset", side)
+
+
 async def test_a_unix_service_whose_words_were_not_read_is_reset(reactor, pair):
     c = Connection(reactor, pair)
     full = await fill(c.service)  # the client reads nothing: its socket, then what we keep, then the service's socket
