@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import meshless_sdk
 
-dialer = meshless_sdk.Dialer(deadline=10, sticky_key=b"customer 4711", receive_descriptors=True)
+dialer = meshless_sdk.Dialer(deadline=10, sticky_key=b"customer 4711")
 
 with dialer.connect("http.cart.shop") as connection:
     connection.sendall(b"a loaf of bread\n")

@@ -65,7 +65,6 @@ func handedOver(t *testing.T, dialer Dialer, lease func(conn *net.UnixConn)) (*C
 		handOver(t, conn, 0, client)
 		lease(conn)
 	})
-	dialer.ReceiveDescriptor = true
 	conn, err := dialer.DialContext(soon(t), "http.cart.shop")
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +104,25 @@ func TestAConnectionThatWasHandedOverGoesToTheServiceAndEndsWithItsLease(t *test
 	}
 	if err := <-freed; err != io.EOF {
 		t.Errorf("the lease ended with %v", err)
+	}
+}
+
+func TestADialerThatWantsTheAgentOnThePathDoesNotOffer(t *testing.T) {
+	pod(t)
+	leakless(t)
+	agent(t, func(conn *net.UnixConn, request asked, _ int) {
+		if _, offered := request.fields[fieldAcceptsDescriptor]; offered {
+			t.Error("the client offered")
+		}
+		say(t, conn, fullReply(0)...)
+	})
+	conn, err := (&Dialer{NoHandOff: true}).Dial("http.cart.shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if conn.HandedOver() {
+		t.Error("it was handed over")
 	}
 }
 
@@ -194,7 +212,7 @@ func TestAClientThatOffersGoesOnWithoutAHandOver(t *testing.T) {
 	pod(t)
 	leakless(t)
 	agent(t, func(conn *net.UnixConn, _ asked, _ int) { say(t, conn, append(fullReply(0), "hello"...)...) })
-	conn, err := (&Dialer{ReceiveDescriptor: true}).Dial("http.cart.shop")
+	conn, err := Dial("http.cart.shop")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +263,7 @@ func TestABadHandOverIsRefusedAndLeavesNothingOpen(t *testing.T) {
 				say(t, conn, yesWithDescriptor...)
 				test.hand(t, conn)
 			})
-			_, err := (&Dialer{ReceiveDescriptor: true, HandshakeTimeout: time.Second}).Dial("http.cart.shop")
+			_, err := (&Dialer{HandshakeTimeout: time.Second}).Dial("http.cart.shop")
 			if failure := refusal(t, err, test.code); failure.ServiceID != "http.cart.shop" {
 				t.Errorf("%+v", failure)
 			}

@@ -49,9 +49,10 @@ type Dialer struct {
 	// none. What is not well-formed is not sent.
 	Traceparent func(ctx context.Context) string
 
-	// ReceiveDescriptor offers the agent to hand over the service's own socket if it is on this node. The bytes then do not
-	// pass through the agent any more. The agent's word still counts: if the policy withdraws the connection, the Conn ends.
-	ReceiveDescriptor bool
+	// NoHandOff keeps the agent on the path. Without it the agent may hand over the service's own socket if it is on this
+	// node: the bytes then do not pass through the agent any more. The agent's word still counts: if the policy withdraws the
+	// connection, the Conn ends. Set it if the descriptor of a Conn is to be used by another process.
+	NoHandOff bool
 
 	// OnDrain is called once, in a goroutine of its own, when the agent asks to finish with a connection that was handed over:
 	// finish what has begun, open no new work on it, close it.
@@ -81,7 +82,7 @@ func (d *Dialer) DialContext(ctx context.Context, serviceID string) (*Conn, erro
 	if !isServiceID(serviceID) {
 		return nil, newError(ErrInvalidServiceID, fmt.Sprintf("%.256q", serviceID), "", nil)
 	}
-	wished := wishes{stickyKey: d.StickyKey, versionPin: d.VersionPin, acceptsDescriptor: d.ReceiveDescriptor}
+	wished := wishes{stickyKey: d.StickyKey, versionPin: d.VersionPin, acceptsDescriptor: !d.NoHandOff}
 	if d.Traceparent != nil {
 		wished.traceparent = d.Traceparent(ctx)
 	}

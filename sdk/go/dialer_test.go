@@ -55,8 +55,8 @@ func TestDialGivesAConnectionThatIsTheServiceAndSaysWhatWasChosen(t *testing.T) 
 		deadline > 30*time.Second || deadline < 10*time.Second {
 		t.Errorf("%+v, deadline %v", request, deadline)
 	}
-	if _, offered := request.fields[fieldAcceptsDescriptor]; offered {
-		t.Error("offered to receive a descriptor without being told to")
+	if _, offered := request.fields[fieldAcceptsDescriptor]; !offered {
+		t.Error("did not offer to receive a descriptor")
 	}
 }
 

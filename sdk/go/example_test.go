@@ -44,10 +44,9 @@ func ExampleDial() {
 
 func ExampleDialer() {
 	dialer := &meshless.Dialer{
-		Timeout:           10 * time.Second,
-		Retry:             meshless.Retry{Attempts: 5},
-		StickyKey:         []byte("user-17"),
-		ReceiveDescriptor: true,
+		Timeout:   10 * time.Second,
+		Retry:     meshless.Retry{Attempts: 5},
+		StickyKey: []byte("user-17"),
 	}
 	conn, err := dialer.DialContext(context.Background(), "greet.cart.shop")
 	if errors.Is(err, meshless.ErrAccessDenied) {

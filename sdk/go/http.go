@@ -14,7 +14,8 @@ import (
 
 // NewTransport returns a transport with which http://<service-id>/ is a request to that service; a port in the URL is
 // ignored. Connections are kept alive and used again, per service. With https the bytes inside the mesh are TLS of the
-// application's own. The dialer says how to dial; nil is the zero value.
+// application's own. The dialer says how to dial; nil is the zero value. When an agent asks to finish with connections that
+// were handed over, those that are idle are closed, and the next requests reach its successor.
 //
 //	client := &http.Client{Transport: meshless.NewTransport(nil)}
 //	response, err := client.Get("http://http.cart.shop/")
@@ -22,13 +23,14 @@ func NewTransport(dialer *Dialer) *http.Transport {
 	if dialer == nil {
 		dialer = new(Dialer)
 	}
-	return &http.Transport{
+	own := *dialer
+	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			serviceID, _, err := net.SplitHostPort(address)
 			if err != nil {
 				return nil, newError(ErrInvalidServiceID, address, "", err)
 			}
-			conn, err := dialer.DialContext(ctx, serviceID)
+			conn, err := own.DialContext(ctx, serviceID)
 			if err != nil {
 				return nil, err // not conn: a nil *Conn is not a nil net.Conn
 			}
@@ -39,6 +41,13 @@ func NewTransport(dialer *Dialer) *http.Transport {
 		TLSHandshakeTimeout:   10 * time.Second,
 		ExpectContinueTimeout: time.Second,
 	}
+	own.OnDrain = func(conn *Conn, text string) {
+		if dialer.OnDrain != nil {
+			dialer.OnDrain(conn, text)
+		}
+		transport.CloseIdleConnections()
+	}
+	return transport
 }
 
 // HTTPServer serves HTTP on the socket of a service, and stops gracefully. Its fields must not be changed while it serves.

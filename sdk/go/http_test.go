@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// meshOfOne stands in for an agent whose every service is the pod's own server of http.
-func meshOfOne(t *testing.T) *atomic.Int32 {
+// meshOfOne stands in for an agent whose every service is the pod's own server of http; leases are given to each of lease.
+func meshOfOne(t *testing.T, lease ...func(conn *net.UnixConn)) *atomic.Int32 {
 	t.Helper()
 	var dials atomic.Int32
 	agent(t, func(conn *net.UnixConn, request asked, _ int) {
@@ -39,6 +39,9 @@ func meshOfOne(t *testing.T) *atomic.Int32 {
 			_ = service.(*net.UnixConn).CloseWrite()
 			_ = upstream.Close()
 		}()
+		for _, hold := range lease {
+			hold(conn)
+		}
 	})
 	return &dials
 }
@@ -85,7 +88,7 @@ func TestHTTPOverTheMeshKeepsConnectionsAlive(t *testing.T) {
 		_, _ = io.WriteString(w, "hello "+r.Host+r.URL.Path)
 	})}
 	_, ended := servingHTTP(t, server)
-	client := &http.Client{Transport: NewTransport(&Dialer{ReceiveDescriptor: true}), Timeout: patience}
+	client := &http.Client{Transport: NewTransport(nil), Timeout: patience}
 	for _, url := range []string{"http://http.cart.shop/a", "http://http.cart.shop/a", "http://http.cart.shop/a"} {
 		if body := get(t, client, url); body != "hello http.cart.shop/a" {
 			t.Errorf("%q", body)
@@ -108,6 +111,35 @@ func TestHTTPOverTheMeshKeepsConnectionsAlive(t *testing.T) {
 	if err := <-ended; !errors.Is(err, ErrServerClosed) {
 		t.Errorf("%v", err)
 	}
+}
+
+func TestIdleHTTPConnectionsAreClosedWhenTheAgentGoes(t *testing.T) {
+	pod(t)
+	leakless(t)
+	drain, heard := make(chan struct{}), make(chan struct{}, 1)
+	dials := meshOfOne(t, func(lease *net.UnixConn) {
+		<-drain
+		say(t, lease, noticeBytes(noticeDrain, "")...)
+		_, _ = lease.Read(make([]byte, 1))
+	}, func(*net.UnixConn) { heard <- struct{}{} })
+	server := &HTTPServer{Handler: http.NotFoundHandler()}
+	_, ended := servingHTTP(t, server)
+	told := make(chan *Conn, 2)
+	client := &http.Client{
+		Transport: NewTransport(&Dialer{OnDrain: func(conn *Conn, _ string) { told <- conn }}),
+		Timeout:   patience,
+	}
+	_ = get(t, client, "http://http.cart.shop/")
+	close(drain)
+	<-told
+	<-heard // the lease has ended with its connection, which was idle
+	_ = get(t, client, "http://http.cart.shop/")
+	if dials.Load() != 2 {
+		t.Errorf("%d connections", dials.Load())
+	}
+	client.CloseIdleConnections()
+	_ = server.Shutdown(soon(t))
+	<-ended
 }
 
 func TestAnHTTPServerFinishesRequestsCutsTheRestAndServesAgain(t *testing.T) {

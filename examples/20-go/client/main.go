@@ -18,9 +18,8 @@ const service = "http.cart.shop"
 
 func main() {
 	dialer := &meshless.Dialer{
-		Timeout:           10 * time.Second,
-		Retry:             meshless.Retry{Attempts: 5},
-		ReceiveDescriptor: true,
+		Timeout: 10 * time.Second,
+		Retry:   meshless.Retry{Attempts: 5},
 	}
 	if err := run(dialer); errors.Is(err, meshless.ErrAccessDenied) {
 		log.Fatal("ask the owner of cart to let us in: ", err)

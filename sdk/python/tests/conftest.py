@@ -4,6 +4,7 @@ import http.server
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,17 +160,30 @@ class Shop:
         handler.rfile.close()
         handler.wfile.close()
 
+    def leave(self) -> bool:
+        """The agent says that it goes; whether there was a lease to say it on. The SDK has heard it."""
+        from meshless_sdk import leases
+
+        if not self.agent.drain("http.cart.shop"):
+            return False
+        deadline = time.monotonic() + 10
+        watched = [lease for reference in list(leases._watch()._leases.values()) if (lease := reference()) is not None]
+        while not all(lease.draining for lease in watched):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        return True
+
     @property
     def connections(self) -> int:
         """How many connections have been made."""
         return len(self.agent.dials)
 
 
-@pytest.fixture
-def shop() -> Iterator[Shop]:
+@pytest.fixture(params=[False, True], ids=["relayed", "handed-over"])
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
     from meshless_sdk.testing import FakeAgent
 
-    with FakeAgent() as agent:
+    with FakeAgent(hand_over=request.param) as agent:
         one = Shop(agent)
         yield one
         one.proceed.set()

@@ -28,6 +28,15 @@ async def test_requests_share_a_connection(shop: Any, session: aiohttp.ClientSes
     assert shop.connections == 1
 
 
+async def test_a_connection_whose_agent_goes_away_ends_with_the_next_request(shop: Any, session: aiohttp.ClientSession) -> None:
+    for number in range(3):
+        async with session.get(f"{URL}/hello") as response:
+            assert await response.text() == "hello from http.cart.shop"
+        if not number:
+            was_handed_over = await asyncio.to_thread(shop.leave)
+    assert shop.connections == 1 + was_handed_over
+
+
 async def test_a_body_is_streamed(shop: Any, session: aiohttp.ClientSession) -> None:
     async with session.get(f"{URL}/stream") as response:
         assert await response.content.readany() == b"first"

@@ -197,11 +197,52 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def test_a_client_that_did_not_offer_gets_an_ordinary_connection(handing_over: FakeAgent) -> None:
+def test_it_is_offered_unless_the_application_says_no(handing_over: FakeAgent) -> None:
     handing_over.serve(SERVICE, echo)
     with meshless_sdk.Dialer().connect(SERVICE) as connection:
+        assert connection.handed_over
+        exchange(connection)
+    with meshless_sdk.Dialer(receive_descriptors=False).connect(SERVICE) as connection:
         assert not connection.handed_over
         exchange(connection)
+
+
+def no_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def threads_are_green(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_new_thread(*arguments: object) -> None:
+        raise AssertionError("a green thread that waits in epoll stops all the others")
+
+    start_new_thread.__module__ = "gevent.threading"
+    monkeypatch.setattr("_thread.start_new_thread", start_new_thread)
+
+
+def epoll_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "epoll")
+
+
+@pytest.mark.parametrize("without", [no_thread_can_start, threads_are_green, epoll_is_taken_away])
+def test_a_process_that_cannot_watch_leases_gets_ordinary_connections(
+    handing_over: FakeAgent, without: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    handing_over.serve(SERVICE, echo)
+
+    def work() -> None:  # in a process that has no watching thread yet; the fake agent's threads are its parent's
+        with pytest.MonkeyPatch.context() as patch:
+            without(patch)
+            once = meshless_sdk.Dialer(retry=meshless_sdk.Retry(1))
+            for _ in range(2):
+                with once.connect(SERVICE) as connection:
+                    assert not connection.handed_over
+                    exchange(connection)
+
+    assert in_child(work) == 0
+    assert [dial.accepts_descriptor for dial in handing_over.dials] == [True, False, False]
 
 
 HANDING_OVER = b"\x02\x00\x00\x03\x96\x00\x00"

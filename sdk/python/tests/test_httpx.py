@@ -32,6 +32,20 @@ def test_requests_share_a_connection(shop: Any, client: httpx.Client) -> None:
     assert shop.connections == 1
 
 
+def test_a_connection_whose_agent_goes_away_is_not_used_again(shop: Any, client: httpx.Client) -> None:
+    assert client.get(f"{URL}/hello").status_code == 200
+    was_handed_over = shop.leave()
+    assert client.get(f"{URL}/hello").status_code == 200
+    assert shop.connections == 1 + was_handed_over
+
+
+async def test_an_asyncio_connection_whose_agent_goes_away_is_not_used_again(shop: Any, aclient: httpx.AsyncClient) -> None:
+    assert (await aclient.get(f"{URL}/hello")).status_code == 200
+    was_handed_over = await asyncio.to_thread(shop.leave)
+    assert (await aclient.get(f"{URL}/hello")).status_code == 200
+    assert shop.connections == 1 + was_handed_over
+
+
 def test_a_connection_the_server_closed_is_not_used_again(shop: Any, client: httpx.Client) -> None:
     for _ in range(2):
         assert client.get(f"{URL}/close").status_code == 200

@@ -105,6 +105,7 @@ def test_an_agent_that_dies_leaves_the_connection_alone(handed: Handed) -> None:
     handed.client.sendall(b"still here")
     assert handed.server.recv(100) == b"still here"
     assert not handed.client.revoked
+    assert handed.client.draining, "nobody counts it any more"
 
 
 def test_the_lease_lives_as_long_as_the_longest_of_socket_dup_and_makefile(handed: Handed) -> None:

@@ -25,6 +25,13 @@ def test_requests_share_a_connection(shop: Any, http: MeshPoolManager) -> None:
     assert shop.connections == 1
 
 
+def test_a_connection_whose_agent_goes_away_is_not_used_again(shop: Any, http: MeshPoolManager) -> None:
+    assert http.request("GET", f"{URL}/hello").status == 200
+    was_handed_over = shop.leave()
+    assert http.request("GET", f"{URL}/hello").status == 200
+    assert shop.connections == 1 + was_handed_over
+
+
 def test_a_connection_the_server_closed_is_not_used_again(shop: Any, http: MeshPoolManager) -> None:
     for _ in range(2):
         assert http.request("GET", f"{URL}/close").status == 200

@@ -14,12 +14,13 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 from meshless_sdk.dialler import Dialer
 from meshless_sdk.errors import HandshakeTimeout, MeshlessError
+from meshless_sdk.mesh_socket import MeshSocket
 
 if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
     from aiohttp.tracing import Trace
 
 __all__ = ["MeshConnector", "MeshConnectorError"]
@@ -30,6 +31,18 @@ class MeshConnectorError(aiohttp.ClientConnectorError):
 
     def __str__(self) -> str:
         return str(self.os_error)
+
+
+class _MeshHandler(ResponseHandler):
+    """Not used again if the agent of a handed-over connection is gone, or is going."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: MeshSocket) -> None:
+        super().__init__(loop)
+        self._connection = connection
+
+    @property
+    def should_close(self) -> bool:
+        return super().should_close or self._connection.draining
 
 
 class MeshConnector(aiohttp.BaseConnector):
@@ -66,7 +79,8 @@ class MeshConnector(aiohttp.BaseConnector):
         except MeshlessError as error:  # a host that is no service id
             raise aiohttp.ClientConnectorError(key, OSError(errno.EINVAL, str(error))) from error
         try:
-            _, protocol = await asyncio.get_running_loop().create_connection(self._factory, sock=connection)
+            loop = asyncio.get_running_loop()
+            _, protocol = await loop.create_connection(lambda: _MeshHandler(loop, connection), sock=connection)
         except BaseException:
             connection.close()
             raise

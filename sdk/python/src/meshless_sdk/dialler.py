@@ -34,6 +34,8 @@ _HEAD_START: Final = 0.1
 """Seconds, at most a tenth, by which the agent's deadline is earlier than ours, so that we learn its reason."""
 
 _without_version_2: dict[str, float] = {}
+_without_leases: set[int] = set()
+"""This process, if it cannot watch leases."""
 
 _DEFAULT: Final[float] = -1.0
 
@@ -75,7 +77,7 @@ class Dialer:
         sticky_key: bytes | None = None,
         version_pin: str | None = None,
         traceparent: str | Callable[[], str | None] | None = None,
-        receive_descriptors: bool = False,
+        receive_descriptors: bool = True,
         on_drain: Callable[[str], object] | None = None,
     ) -> None:
         """Set the defaults of every dial.
@@ -91,7 +93,8 @@ class Dialer:
             sticky_key: 1 to 64 bytes; dials with the same key get the same version while the weights stay.
             version_pin: the version to get if it has a weight and a ready pod.
             traceparent: W3C trace context for the agents' traces; a function is called for every try.
-            receive_descriptors: let the agent hand over the service's own socket if it is on this node; see `MeshSocket`.
+            receive_descriptors: let the agent hand over the service's own socket if it is on this node, so that no proxy is in
+                the data path; see `MeshSocket`. Switch it off for a socket that is to be passed to another process.
             on_drain: called with a text when a connection that was handed over should finish soon; in a thread of its own.
 
         Raises:
@@ -247,7 +250,7 @@ class Call:
         self._sticky_key = sticky_key
         self._version_pin = version_pin
         self._traceparent = traceparent
-        self._receive_descriptors = receive_descriptors
+        self._receive_descriptors = receive_descriptors and os.getpid() not in _without_leases
         self.on_drain = on_drain
         encode_request(service_id)  # a bad name is found before anything waits
 
@@ -282,6 +285,10 @@ class Call:
         if isinstance(error, UnsupportedVersion) and isinstance(reply, ExtendedReply) and reply.is_version_1:
             _without_version_2[self.path] = now + _FALL_BACK_SECONDS
             return 0.0
+        if isinstance(error, _LeaseNotWatchedError):
+            self._receive_descriptors = False
+            _without_leases.add(os.getpid())
+            return 0.0
         return self._schedule.pause_after(error, now)
 
     @property
@@ -306,6 +313,9 @@ class Call:
             if service.type != socket.SOCK_STREAM:
                 raise ProtocolError(f"the agent handed over a socket that is no stream for {self.service_id}")
             service.hold(Lease(connection, self.on_drain))
+        except (RuntimeError, AttributeError) as error:  # no thread can start, or green ones took epoll away
+            service.close()
+            raise _LeaseNotWatchedError(f"leases cannot be watched in this process: {error}") from error
         except BaseException:
             service.close()
             raise
@@ -316,6 +326,10 @@ class Call:
         """The error for a reply that did not come within `timeout` seconds."""
         seconds = "none" if timeout is None else f"{timeout:.3g}"
         return HandshakeTimeout(f"the agent did not reply for {self.service_id} within {seconds} s; retry")
+
+
+class _LeaseNotWatchedError(MeshlessError):
+    """This process cannot have handed-over connections: dial again without offering it. Never leaves `Dialer`."""
 
 
 def _uniform() -> float:

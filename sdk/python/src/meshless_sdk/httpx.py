@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
-import socket
 import typing
 from collections.abc import AsyncIterator, Iterable, Iterator
 
@@ -21,6 +20,7 @@ import httpx
 
 from meshless_sdk.dialler import Dialer
 from meshless_sdk.errors import HandshakeTimeout, MeshlessError
+from meshless_sdk.mesh_socket import MeshSocket
 
 __all__ = ["AsyncMeshTransport", "MeshTransport"]
 
@@ -222,7 +222,7 @@ class _Backend(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: MeshSocket) -> None:
         self._connection = connection
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -241,7 +241,7 @@ class _Stream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> object:
         if info == "socket":
             return self._connection
-        return _is_readable(self._connection) if info == "is_readable" else None
+        return _is_used_up(self._connection) if info == "is_readable" else None
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
@@ -273,7 +273,7 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
 
 
 class _AsyncStream(httpcore.AsyncNetworkStream):
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: socket.socket) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: MeshSocket) -> None:
         self._reader = reader
         self._writer = writer
         self._connection = connection
@@ -297,11 +297,13 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> object:
         if info == "socket":
             return self._connection
-        return self._reader.at_eof() or _is_readable(self._connection) if info == "is_readable" else None
+        return self._reader.at_eof() or _is_used_up(self._connection) if info == "is_readable" else None
 
 
-def _is_readable(connection: socket.socket) -> bool:
-    """Whether an idle connection was closed by the server, or has something it should not have."""
+def _is_used_up(connection: MeshSocket) -> bool:
+    """Whether an idle connection was closed by the server, has something it should not have, or has no agent any more."""
+    if connection.draining:
+        return True
     descriptor = connection.fileno()
     if descriptor < 0:
         return True

@@ -10,6 +10,7 @@ This module must not decide what a dial is; `meshless_sdk.dialler` does.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import select
@@ -33,7 +34,7 @@ class Lease:
 
     Attributes:
         revoked: whether the agent took the permission back; the sockets have been shut down.
-        draining: whether the agent asked to finish soon.
+        draining: whether the agent asked to finish soon, or is gone: it does not count the connection any more.
     """
 
     __slots__ = (
@@ -111,6 +112,8 @@ class Lease:
             if self._notices.end in ("revoked", "protocol_error"):
                 self.revoked = True
                 self._shut_down()
+            elif self._notices.end != "open":
+                self.draining = True
             if self._notices.end != "open":
                 self._close()
         for kind, text in notices:
@@ -185,6 +188,8 @@ class _Watcher:
     """Waits for notices on all leases of this process."""
 
     def __init__(self) -> None:
+        if _thread.start_new_thread.__module__ != "_thread":
+            raise RuntimeError("threads are replaced by green ones here, and one that waits would stop them all")
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)

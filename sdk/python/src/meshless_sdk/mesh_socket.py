@@ -19,7 +19,8 @@ class MeshSocket(socket.socket):
 
     If the agent handed the connection over, the lease ends when the last of this socket, its `dup`s and `makefile`s is closed.
     After `detach`, and after `ssl` wrapped it, the lease ends within a second of the descriptor being closed in this process.
-    A descriptor passed to another process is out of sight: keep the socket open here as long as it is used there.
+    A descriptor passed to another process, or copied with `os.dup` or `socket.fromfd`, is out of sight: keep the socket open as
+    long as it is used, or dial with `receive_descriptors=False`.
 
     Attributes:
         service_id: what was dialled.
@@ -53,7 +54,7 @@ class MeshSocket(socket.socket):
 
     @property
     def draining(self) -> bool:
-        """Whether the agent asked to finish soon; only a connection that was handed over is told."""
+        """Whether the agent asked to finish soon, or is gone; only a connection that was handed over is told."""
         return self._lease is not None and self._lease.draining
 
     @property

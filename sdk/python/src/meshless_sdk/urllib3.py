@@ -16,12 +16,18 @@ import urllib3.exceptions
 
 from meshless_sdk.dialler import Dialer
 from meshless_sdk.errors import HandshakeTimeout, MeshlessError
+from meshless_sdk.mesh_socket import MeshSocket
 
 __all__ = ["MeshConnectionPool", "MeshPoolManager"]
 
 
 class _MeshConnection(urllib3.connection.HTTPConnection):
     dialer: Dialer
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether an idle connection can be used again: not if its agent is gone, or is going."""
+        return super().is_connected and not (isinstance(self.sock, MeshSocket) and self.sock.draining)
 
     def _new_conn(self) -> socket.socket:
         # What urllib3 calls to get a connected socket; its own proxies are made the same way.
