@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 import psycopg
 import pytest
@@ -40,8 +41,14 @@ def test_sessions_copy_in_and_out_and_a_query_is_cancelled(sql: Pod) -> None:
             connection.execute("NOTIFY oven, 'hot'")
             connection.commit()
             assert [notice.payload for notice in other.notifies(timeout=10, stop_after=1)] == ["hot"]
-        pipeline = connection.pgconn
-        pipeline.send_query(b"SELECT pg_sleep(50)")
+            asked = time.monotonic()
+            pipeline = connection.pgconn
+            pipeline.send_query(b"SELECT pg_sleep(50)")
+            pipeline.flush()
+            # PostgreSQL forgets a cancel that comes before the query has begun, so see it run.
+            running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%'"
+            while other.execute(running).fetchone() == (0,):
+                assert time.monotonic() - asked < 30
         connection.cancel_safe(timeout=10)
         result = pipeline.get_result()
         assert result is not None
