@@ -321,7 +321,10 @@ class ClientConnection:
         try:
             early, idle = self._handshake.trailing_data, route.idle_timeout
             client, book = self._filtered(connection, book)
-            connection.relay = relay_plain(runtime.reactor, client, service, early=early, idle_timeout=idle, on_close=book)
+            gone = partial(runtime.give_back_slot, connection)
+            connection.relay = relay_plain(
+                runtime.reactor, client, service, early=early, idle_timeout=idle, on_close=book, on_hang_up=gone
+            )
         except Exception as error:  # noqa: BLE001 - the kernel's refusal, or a handshake plugin's mistake: no slot may stay taken
             service.close()
             self._not_relayed(book, error)

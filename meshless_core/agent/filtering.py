@@ -3,7 +3,7 @@
 The relay gets one end of a socket pair instead of the client; here the client's bytes go through the filter into the other end,
 and the service's bytes come back untouched. Always correct, one more copy: only such protocols pay for it. Memory is bounded:
 neither side is read while the other does not take what it got. So is the time a filter takes in one go, however small the
-pieces are that a client makes it look at: other connections get their turn in between. The connection counts until its last
+pieces are that a client makes it look at: other connections get their turn in between. The connection is listed until its last
 byte has reached the client, as without a filter.
 """
 

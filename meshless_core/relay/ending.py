@@ -13,7 +13,7 @@ from typing import Final, Never, Protocol
 from meshless_core.relay.interface import Outcome
 from meshless_core.tunnel import ResetCode
 
-__all__ = ["OUTCOME_OF", "IdleTimer", "broken_pipe", "close_with_reset", "describe", "send_to_nobody"]
+__all__ = ["OUTCOME_OF", "IdleTimer", "broken_pipe", "close_with_reset", "closed_already", "describe", "to_nobody"]
 
 OUTCOME_OF: Final[dict[ResetCode, Outcome]] = {
     ResetCode.RESET: "reset",
@@ -96,6 +96,15 @@ def close_with_reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def closed_already(*_result: object) -> Never:
+    """In place of `on_close` once it was called: a relay ends once.
+
+    Raises:
+        AssertionError: always.
+    """
+    raise AssertionError("a relay ends once")
+
+
 def describe(error: BaseException) -> str:
     """An error in a few words for a reason: the system's text for an `OSError`, else type and message."""
     if isinstance(error, OSError) and error.errno is not None:
@@ -108,7 +117,7 @@ def broken_pipe() -> BrokenPipeError:
     return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
-def send_to_nobody(*_data: object) -> Never:
+def to_nobody(*_data: object) -> Never:
     """In place of `send` or `sendmsg` of a socket that is closed because its peer is gone: what the kernel would say.
 
     Raises:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from os import strerror
 from typing import TYPE_CHECKING, Final
 
-from meshless_core.relay.ending import OUTCOME_OF, IdleTimer, broken_pipe, close_with_reset, describe, send_to_nobody
+from meshless_core.relay.ending import OUTCOME_OF, IdleTimer, broken_pipe, close_with_reset, closed_already, describe, to_nobody
 from meshless_core.relay.frames_in_place import FRAME_BYTES, payload_slots, rest_of, write_headers
 from meshless_core.relay.interface import MAX_REASON_CHARS, EndedBy, Outcome, RelayResult
 from meshless_core.tunnel import HEADER_BYTES, MAX_DATA_BYTES, End, Event, Fin, Gone, Reset, ResetCode, State
@@ -37,10 +37,6 @@ _MAX_PARTS: Final = 64
 """Most pieces handed to one `sendmsg`. The kernel takes 1024 and refuses more; many small ones are quicker joined anyway."""
 
 _UNREGISTERED: Final = -1
-
-
-def _closed_already(_result: RelayResult, _reusable: bool) -> None:
-    raise AssertionError("a relay ends once")
 
 
 class FramedRelay:
@@ -330,7 +326,7 @@ class FramedRelay:
     def _hang_up(self) -> None:
         """Close the plain end, which is read to its end: nobody is left there, or is to be left."""
         self._hung_up = True
-        self._send = self._sendmsg = send_to_nobody
+        self._send = self._sendmsg = to_nobody
         if self._mask != _UNREGISTERED:
             self._reactor.remove(self._fd)
             self._mask = _UNREGISTERED
@@ -494,7 +490,7 @@ class FramedRelay:
         else:
             close_with_reset(self._plain)
         # The agent's record refers to this relay: letting go of it leaves no cycle, so memory does not wait for the collector.
-        on_close, self._on_close = self._on_close, _closed_already
+        on_close, self._on_close = self._on_close, closed_already
         on_close(
             RelayResult(outcome, reason[:MAX_REASON_CHARS], ended_by, self.bytes_to_service, self.bytes_to_client), reusable
         )

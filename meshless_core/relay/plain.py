@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import select
 import socket
+from collections.abc import Callable
 from typing import Final
 
-from meshless_core.relay.ending import IdleTimer, close_with_reset, describe
+from meshless_core.relay.ending import IdleTimer, close_with_reset, closed_already, describe
 from meshless_core.relay.interface import MAX_REASON_CHARS, EndedBy, OnClose, Outcome, Relay, RelayResult
 from meshless_core.relay.pipes import PIPE_BYTES, Pipe
 from meshless_core.relay.reactor import SCRATCH_BYTES, Reactor
@@ -51,8 +51,6 @@ _UNREGISTERED: Final = -1
 _family_of: Final = socket.SocketType.family.__get__  # the number; `socket.family` makes an enum of it, at some microseconds
 # SPLICE_F_MOVE | SPLICE_F_NONBLOCK: the `os` module has no names for them before Python 3.14.
 _SPLICE_FLAGS: Final = 3
-
-_log = logging.getLogger(__name__)
 
 
 class _Flow:
@@ -213,6 +211,7 @@ class _Flow:
             # Nothing is wanted of this end now, and a hang-up would be reported for ever; `watch` comes back to it.
             self._relay.reactor.remove(self.fd)
             self.mask = _UNREGISTERED
+            self._relay.tell_hang_up(self.side)
             if self.eof:
                 self._gone_after_its_end(events)
         return False
@@ -220,11 +219,10 @@ class _Flow:
     def _gone_after_its_end(self, events: int) -> None:
         """The source, which had only stopped sending, is gone as a whole now."""
         error = self.source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _ERROR else 0
+        self.hung_up = bool(events & _HUNG_UP)
         if error:
             self._source_failed(OSError(error, os.strerror(error)))
-            return
-        self.hung_up = bool(events & _HUNG_UP)
-        if not self.holds():
+        elif not self.holds():
             self._relay.delivered(self)
 
     def flush(self) -> None:
@@ -282,6 +280,8 @@ class _Flow:
     def _source_ended(self) -> None:
         self.eof = True
         self._relay.ended_first = self._relay.ended_first or self.side
+        if self.hung_up:
+            self._relay.tell_hang_up(self.side)
         self.flush()
 
     def _source_failed(self, error: OSError) -> None:
@@ -344,6 +344,7 @@ class _PlainRelay:
         "_idle",
         "_moved",
         "_on_close",
+        "_on_hang_up",
         "_reason",
         "_to_client",
         "_to_service",
@@ -361,6 +362,7 @@ class _PlainRelay:
         early: bytes,
         idle_timeout: float | None,
         on_close: OnClose,
+        on_hang_up: Callable[[], None] | None,
     ) -> None:
         self.reactor = reactor
         self.last_activity = reactor.loop.time()
@@ -370,6 +372,7 @@ class _PlainRelay:
         self._reason = ""
         self._moved = (0, 0)  # to service, to client; set at the end
         self._on_close = on_close
+        self._on_hang_up = on_hang_up
         # splice wins between Unix sockets and loses to TCP (ADR-0061).
         may_splice = _family_of(client) == socket.AF_UNIX and _family_of(service) == socket.AF_UNIX
         self._to_service = _Flow(self, "client", client, service, early, may_splice=may_splice)
@@ -412,6 +415,11 @@ class _PlainRelay:
             if error.errno != errno.ENOTCONN:  # its peer is gone as a whole: nobody is left to be told
                 raise
 
+    def tell_hang_up(self, side: EndedBy) -> None:
+        """The application behind an end is gone as a whole, though what it sent may still wait for the other end."""
+        if side == "service" and self._on_hang_up is not None:
+            self._on_hang_up()
+
     def broke_off(self, side: EndedBy, error: OSError) -> None:
         """Remember who broke the connection off, and how."""
         if self._broken_by is None:
@@ -448,13 +456,9 @@ class _PlainRelay:
                 close_with_reset(flow.source)
         # The flows refer to each other and to us, the agent's record to us: letting go leaves no cycle, so the memory of a
         # connection does not wait for the collector.
-        on_close, self._on_close = self._on_close, _closed_already
+        on_close, self._on_close, self._on_hang_up = self._on_close, closed_already, None
         del self._to_service.twin, self._to_client.twin, self._to_service, self._to_client
         on_close(RelayResult(outcome, reason[:MAX_REASON_CHARS], ended_by, *self._moved))
-
-
-def _closed_already(_result: RelayResult) -> None:
-    raise AssertionError("a relay ends once")
 
 
 def relay_plain(
@@ -465,6 +469,7 @@ def relay_plain(
     early: bytes = b"",
     idle_timeout: float | None,
     on_close: OnClose,
+    on_hang_up: Callable[[], None] | None = None,
 ) -> Relay:
     """Relay between two connected stream sockets until both directions are over.
 
@@ -475,6 +480,7 @@ def relay_plain(
         early: bytes the client sent already; they are delivered first.
         idle_timeout: seconds without a byte in either direction after which it is cut, None for never.
         on_close: called exactly once, when both sockets are closed; never before this function returns.
+        on_hang_up: called when the service is gone in both directions, before that; perhaps more than once.
 
     Returns:
         The running relay.
@@ -486,7 +492,7 @@ def relay_plain(
         if end.gettimeout() != 0.0:
             end.setblocking(False)
     try:
-        return _PlainRelay(reactor, client, service, early, idle_timeout, on_close)
+        return _PlainRelay(reactor, client, service, early, idle_timeout, on_close, on_hang_up)
     except OSError:
         for end in (client, service):
             reactor.remove(end.fileno())

@@ -12,7 +12,7 @@ import pytest
 
 from meshless_core.relay import framed
 from meshless_core.relay.framed import FramedSession
-from meshless_core.tunnel import OpenReply
+from meshless_core.tunnel import OpenReply, OpenRequest
 from meshless_core.types import ReplyCode
 from tests.relay.framed_sessions import REQUEST, Ends, Sessions, soon, wait
 
@@ -216,7 +216,7 @@ async def test_a_session_that_lingers_is_closed_when_its_time_is_over(reactor, p
     monkeypatch.setattr(framed, "LINGER", 0.01)
     near, far = await streams()
     server = FramedSession(reactor, far, role="server")
-    requests = asyncio.Queue()
+    requests: asyncio.Queue[OpenRequest] = asyncio.Queue()
     server.serve(requests.put_nowait)
     client = FramedSession(reactor, near, role="client")
     sessions = Sessions.__new__(Sessions)

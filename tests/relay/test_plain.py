@@ -9,7 +9,6 @@ import resource
 import select
 import socket
 import time
-from typing import Any
 
 import pytest
 
@@ -17,60 +16,9 @@ from meshless_core.relay import pipes
 from meshless_core.relay.interface import MAX_REASON_CHARS
 from meshless_core.relay.plain import PENDING_BOUND, SPLICE_AFTER, relay_plain
 from meshless_core.relay.reactor import SCRATCH_BYTES
+from tests.relay.plain_connection import Connection, fill, receive, send
 
 KINDS = [("unix", "unix"), ("unix", "tcp"), ("tcp", "unix"), ("tcp", "tcp")]
-
-
-class Connection:
-    """A relay between two ends, with the far ends in the test's hands."""
-
-    def __init__(self, reactor, pair, client_kind="unix", service_kind="unix", **options):
-        self.client, near_client = pair(client_kind)
-        self.service, near_service = pair(service_kind)
-        for end in (self.client, self.service):
-            end.setblocking(False)
-        self.result = asyncio.get_running_loop().create_future()
-        options.setdefault("idle_timeout", None)
-        self.near = near_client, near_service
-        self.relay: Any = relay_plain(reactor, near_client, near_service, on_close=self.result.set_result, **options)
-
-    async def over(self):
-        result = await asyncio.wait_for(self.result, 10)
-        assert self.relay.closed
-        assert all(end.fileno() == -1 for end in self.near)
-        return result
-
-
-async def send(end, data):
-    await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(end, data), 20)
-
-
-async def receive(end, size=None):
-    """Exactly `size` bytes, or everything up to end-of-file."""
-    loop, parts, left = asyncio.get_running_loop(), [], size
-    while left is None or left:
-        part = await asyncio.wait_for(loop.sock_recv(end, min(left or 1 << 18, 1 << 18)), 20)
-        if not part:
-            assert left is None, f"end-of-file with {left} bytes missing"
-            break
-        parts.append(part)
-        if left is not None:
-            left -= len(part)
-    return b"".join(parts)
-
-
-async def fill(end):
-    """Send until the kernel takes no more, and the relay had time to take what it wants; bytes sent."""
-    total, idle = 0, 0
-    block = bytes(65536)
-    while idle < 50:
-        try:
-            total += end.send(block)
-            idle = 0
-        except BlockingIOError:
-            idle += 1
-            await asyncio.sleep(0)
-    return total
 
 
 @pytest.mark.parametrize(("client_kind", "service_kind"), KINDS)
@@ -310,34 +258,6 @@ async def test_a_unix_service_gets_epipe_when_the_client_is_gone_as_without_us(r
     assert (await c.over()).outcome == "closed"
     with pytest.raises(BrokenPipeError):
         await send(c.service, b"nobody will read this")
-
-
-@pytest.mark.parametrize("side", ["client", "service"])
-async def test_a_unix_end_that_half_closed_and_then_goes_away_ends_the_connection(reactor, pair, side):
-    c = Connection(reactor, pair)
-    leaving, staying = (c.client, c.service) if side == "client" else (c.service, c.client)
-    leaving.shutdown(socket.SHUT_WR)
-    assert await receive(staying) == b""
-    await send(staying, b"still read")
-    assert await receive(leaving, 10) == b"still read"
-    leaving.close()
-    result = await c.over()
-    assert (result.outcome, result.ended_by) == ("closed", side)
-    with pytest.raises(BrokenPipeError):
-        await send(staying, b"nobody will read this")
-
-
-@pytest.mark.parametrize("side", ["client", "service"])
-async def test_a_unix_end_that_half_closed_and_then_goes_away_over_unread_bytes_resets(reactor, pair, side):
-    c = Connection(reactor, pair)
-    leaving, staying = (c.client, c.service) if side == "client" else (c.service, c.client)
-    leaving.shutdown(socket.SHUT_WR)
-    assert await receive(staying) == b""
-    await send(staying, b"never read")
-    await asyncio.get_running_loop().run_in_executor(None, select.select, [leaving], [], [], 10)
-    leaving.close()
-    result = await c.over()
-    assert (result.outcome, result.ended_by) == ("reset", side)
 
 
 async def test_a_unix_service_whose_words_were_not_read_is_reset(reactor, pair):
