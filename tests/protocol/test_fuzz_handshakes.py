@@ -39,6 +39,19 @@ class _Impatient(ServerHandshake):
         return super().receive_data(data)
 
 
+class _Endless(ServerHandshake):
+    def receive_data(self, data: bytes) -> HandshakeRequest | None:
+        while True:
+            pass
+
+
+def test_the_fuzzer_finds_a_handshake_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz_handshakes, "installed", lambda: {2: _Endless})
+    monkeypatch.setattr(fuzz_handshakes, "_HANG_SECONDS", 0.2)
+    with pytest.raises(BrokenPromiseError, match=r"input [0-9a-f]+ \(seed 3, number 0\): .*no verdict"):
+        fuzz_handshakes._batch((3, 10))
+
+
 class _Generous(ServerHandshake):
     def receive_data(self, data: bytes) -> HandshakeRequest | None:
         return HandshakeRequest(ServiceId("tls", "bank", "shop"))
