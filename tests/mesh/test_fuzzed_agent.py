@@ -11,12 +11,13 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from meshless_core import HandshakeRequest
-from tests.mesh.running_mesh import RunningMesh, until
+from tests.mesh.running_mesh import AgentView, RunningMesh, until
 from tests.protocol.fuzz_handshakes import installed, judge, pieces, says_yes
 from tests.protocol.fuzz_inputs import draw, seeds
 from tests.protocol.second_readers import misread
@@ -165,8 +166,12 @@ def test_every_client_is_answered_and_no_service_gets_a_byte_before_a_yes(mesh: 
         assert not bank.brought()
         assert connected > INPUTS / 50, f"only {connected} of {INPUTS} inputs got through to the service"
         for agent in mesh.agents.values():
-            until(lambda agent=agent: not agent.connections(), "no connection is left")
+            until(partial(_is_empty, agent), "no connection is left")
             assert agent.metric("meshless_handshakes_pending") == 0
     finally:
         cart.close()
         bank.close()
+
+
+def _is_empty(agent: AgentView) -> bool:
+    return not agent.connections()
