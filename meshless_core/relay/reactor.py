@@ -171,6 +171,10 @@ class Reactor:
                     handler(events)
                 except Exception as error:  # noqa: BLE001 - one connection's bug must not stop the others
                     self._drop(fd, handler, error)
+                except asyncio.CancelledError as error:  # no task is above a handler: it would end the loop
+                    bug = RuntimeError("a handler of the data path raised CancelledError")
+                    bug.__cause__ = error
+                    self._drop(fd, handler, bug)
         return others
 
     def _drop(self, fd: int, handler: Handler, error: Exception) -> None:
@@ -181,4 +185,7 @@ class Reactor:
         on_error = self._on_error.get(fd)
         self.remove(fd)
         if on_error is not None:
-            on_error(error)
+            try:
+                on_error(error)
+            except (Exception, asyncio.CancelledError) as another:  # noqa: BLE001 - nothing above us catches it
+                _log.error("the owner of descriptor %d could not be told of that", fd, exc_info=another)

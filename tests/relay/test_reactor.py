@@ -111,6 +111,27 @@ async def test_a_handler_that_raises_loses_its_descriptor_is_logged_and_its_owne
     reactor.remove(b.fileno())
 
 
+async def test_neither_a_cancelled_future_in_a_handler_nor_an_owner_that_fails_too_ends_the_loop(reactor, pair, caplog):
+    (a, fa), (b, fb) = pair("unix"), pair("unix")
+    cancelled = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    told: list[BaseException] = []
+
+    def fail_too(error: BaseException) -> None:
+        told.append(error)
+        raise RuntimeError("the owner's bug")
+
+    reactor.add(a.fileno(), IN, lambda _events: cancelled.result(), told.append)
+    reactor.add(b.fileno(), IN, lambda _events: 1 / 0, fail_too)
+    fa.send(b"x")
+    fb.send(b"x")
+    with caplog.at_level(logging.ERROR):
+        await settle()
+    assert sorted(type(error).__name__ for error in told) == ["RuntimeError", "ZeroDivisionError"]
+    assert "the owner's bug" in caplog.text
+    assert len(reactor) == 0
+
+
 async def test_a_descriptor_that_is_always_ready_does_not_keep_asyncio_from_its_turn(reactor, pair):
     near, far = pair("unix")
     calls = 0
