@@ -100,7 +100,9 @@ class DataPathSelector(selectors.BaseSelector):
 
     def register(self, fileobj: _FileObject, events: int, data: object = None) -> selectors.SelectorKey:
         """See `selectors.BaseSelector.register`."""
-        fd = _number(fileobj)
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        if fd < 0:
+            raise ValueError(f"invalid descriptor {fd}: closed already?")
         if fd in self._keys:
             raise KeyError(f"descriptor {fd} is registered already")
         if not events or events & ~(_READ | _WRITE):
@@ -112,16 +114,20 @@ class DataPathSelector(selectors.BaseSelector):
 
     def unregister(self, fileobj: _FileObject) -> selectors.SelectorKey:
         """See `selectors.BaseSelector.unregister`."""
-        key = self._keys.pop(_number(fileobj))
+        key = self._keys.pop(_registered(fileobj, self._keys))
         with contextlib.suppress(OSError):  # closed before: the kernel has forgotten it
             self.epoll.unregister(key.fd)
         return key
 
     def modify(self, fileobj: _FileObject, events: int, data: object = None) -> selectors.SelectorKey:
         """See `selectors.BaseSelector.modify`."""
-        key = self._keys[_number(fileobj)]
+        key = self._keys[_registered(fileobj, self._keys)]
         if events != key.events:
-            self.epoll.modify(key.fd, _mask(events))
+            try:
+                self.epoll.modify(key.fd, _mask(events))
+            except BaseException:
+                self.unregister(fileobj)  # closed before: who registers the next descriptor of that number must be able to
+                raise
         key = self._keys[key.fd] = selectors.SelectorKey(key.fileobj, key.fd, events, data)
         return key
 
@@ -157,7 +163,7 @@ class _KeysByFile(Mapping[_FileObject, selectors.SelectorKey]):
         self._keys = keys
 
     def __getitem__(self, fileobj: _FileObject) -> selectors.SelectorKey:
-        return self._keys[_number(fileobj)]
+        return self._keys[_registered(fileobj, self._keys)]
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -166,8 +172,14 @@ class _KeysByFile(Mapping[_FileObject, selectors.SelectorKey]):
         return iter(self._keys)
 
 
-def _number(fileobj: _FileObject) -> int:
-    return fileobj if isinstance(fileobj, int) else fileobj.fileno()
+def _registered(fileobj: _FileObject, keys: Mapping[int, selectors.SelectorKey]) -> int:
+    """The descriptor under which `fileobj` is registered, also if it was closed since; -1 if it is not."""
+    if isinstance(fileobj, int):
+        return fileobj
+    with contextlib.suppress(ValueError):  # a closed file has no number any more
+        if (fd := fileobj.fileno()) >= 0:
+            return fd
+    return next((fd for fd, key in keys.items() if key.fileobj is fileobj), -1)
 
 
 def _mask(events: int) -> int:

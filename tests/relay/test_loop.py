@@ -72,6 +72,26 @@ def test_a_second_registration_is_refused_and_a_closed_descriptor_can_be_taken_o
     far.close()
 
 
+def test_what_was_closed_before_it_was_taken_out_is_found_as_in_the_standard_selectors(selector, ends):
+    near, far = ends
+    selector.register(near, selectors.EVENT_READ)
+    near.close()
+    assert selector.get_key(near).fileobj is near
+    selector.unregister(near)
+    with open("/dev/null") as file:
+        pass
+    with pytest.raises(KeyError):
+        selector.unregister(file)
+    with pytest.raises(ValueError, match="invalid descriptor -1"):
+        selector.register(near, selectors.EVENT_READ)
+    selector.register(far, selectors.EVENT_READ)
+    number = far.fileno()
+    far.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        selector.modify(number, selectors.EVENT_WRITE)
+    assert len(selector.get_map()) == 0, "the number is free for the next one"
+
+
 def test_a_descriptor_registered_while_a_batch_runs_does_not_get_the_event_of_the_one_before_it(selector, ends):
     near, far = ends
     other, quiet = socket.socketpair()
