@@ -19,6 +19,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -154,9 +155,8 @@ class PodDirectories:
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(_NEW_SOCKET_NAME, dir_fd=descriptor)
-            path = f"/proc/self/fd/{descriptor}/{_NEW_SOCKET_NAME}"
-            listener.bind(path)
-            os.chmod(path, self._socket_mode)
+            listener.bind(f"/proc/self/fd/{descriptor}/{_NEW_SOCKET_NAME}")
+            _set_mode(_NEW_SOCKET_NAME, descriptor, self._socket_mode)
             listener.listen(LISTEN_BACKLOG)
             # in place of an earlier socketd's without a gap; and under its name only when it can be connected to
             os.rename(_NEW_SOCKET_NAME, CLIENT_SOCKET_NAME, src_dir_fd=descriptor, dst_dir_fd=descriptor)
@@ -166,6 +166,17 @@ class PodDirectories:
         finally:
             os.close(descriptor)
         return listener
+
+
+def _set_mode(name: str, folder: int, mode: int) -> None:
+    """Change the mode of a socket. Not by its name: the pod of a folder that is taken over may have put a symlink there."""
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOTSOCK, "another file took the place of the new socket")
+        os.chmod(f"/proc/self/fd/{descriptor}", mode)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(folder: Path) -> None:

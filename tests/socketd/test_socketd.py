@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from meshless_core.documents import PodPlacement
+from meshless_core.errors import SocketDirectoryError
 from meshless_core.socketd import PodDirectories, PodSockets, SocketdClient, SocketdServer
 from meshless_core.types import MeshletRef, PodRef
 
@@ -40,6 +44,32 @@ class Agent:
         await self.client.stop()
         for pod in self.pods.values():
             pod.close()
+
+
+_hooks: list[Callable[[str, object], None]] = []
+
+
+def _to_hooks(event: str, arguments: object) -> None:
+    if _hooks and event in ("socket.bind", "os.chmod", "open"):
+        hook = _hooks.pop()  # what it does itself is not its business
+        hook(event, arguments)
+        _hooks.append(hook)
+
+
+@functools.cache
+def _hook_once() -> None:
+    sys.addaudithook(_to_hooks)  # cannot be removed again
+
+
+@contextlib.contextmanager
+def _audited(hook: Callable[[str, object], None]) -> Iterator[None]:
+    """Calls `hook` before each step that matters here."""
+    _hook_once()
+    _hooks.append(hook)
+    try:
+        yield
+    finally:
+        _hooks.clear()
 
 
 @pytest.fixture
@@ -170,6 +200,30 @@ def test_the_folder_of_an_earlier_pod_of_the_same_name_is_not_taken_over(tmp_pat
     stale.touch()
     directories.create(PodPlacement(WEB.pod, "uid-of-the-next", WEB.meshlet, None)).close()
     assert not stale.exists()
+
+
+def test_a_pod_that_runs_cannot_make_a_takeover_change_the_mode_of_another_file(tmp_path: Path) -> None:
+    directories = PodDirectories(tmp_path / "pods")
+    directories.create(WEB).close()
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    new = tmp_path / "pods" / "shop" / "web-0" / "client" / ".meshless.new"
+    bound = False
+
+    def pod(event: str, _arguments: object) -> None:
+        """Acts between any two steps of socketd, once its new socket has its name."""
+        nonlocal bound
+        if bound and not new.is_symlink():
+            bound = False
+            new.unlink()
+            new.symlink_to(secret)
+        bound = bound or event == "socket.bind"
+
+    with _audited(pod), pytest.raises(SocketDirectoryError, match="another file took the place"):
+        directories.create(WEB)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    directories.create(WEB).close()
+    assert (new.parent / "meshless").is_socket()
 
 
 async def test_an_agent_of_another_node_gets_nothing(server: SocketdServer, tmp_path: Path) -> None:
