@@ -30,7 +30,7 @@ def command(node: str, pods_dir: str, control: str, agent_uid: tuple[int, ...], 
     Which pods there are comes from the node's manifest on the bus. The listeners stay open while an agent restarts, so
     connects wait instead of failing. Runs until SIGTERM or SIGINT, then removes the folders, or with --keep leaves them: to
     replace socketd under running pods. A socketd takes over the folders of pods that are still there, with the applications'
-    sockets in them.
+    sockets in them; while another one runs that uses the same folder it refuses to start.
 
     \b
     Example:
@@ -44,6 +44,7 @@ async def _run(node: str, pods_dir: Path, control: Path, uids: frozenset[int], k
     needs = frozenset({Kind.BUS})
     plugins = load_plugins(load_config_for(config_path, needs), needs=needs)
     directories = PodDirectories(pods_dir)
+    directories.claim()  # the kernel ends it with the process, however that ends
     server = SocketdServer(node, directories, control, agent_uids=uids)
     bus = plugins.bus()
     async with PluginLifecycle(plugins):

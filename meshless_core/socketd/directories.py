@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -61,11 +62,40 @@ class PodDirectories:
     def __init__(self, root: Path, *, socket_mode: int = 0o666) -> None:
         self._root = root
         self._socket_mode = socket_mode
+        self._claim: int | None = None
 
     @property
     def root(self) -> Path:
         """The folder that holds `<namespace>/<pod>/`."""
         return self._root
+
+    def claim(self) -> None:
+        """Make sure that no other socketd uses the root folder; the kernel lets go when the process ends.
+
+        Two of them would take each other's pods over: connects would wait at a listener that no agent has.
+
+        Raises:
+            SocketDirectoryError: another one does, or the folder cannot be used.
+        """
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._root, os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SocketDirectoryError(f"the pods' folder {self._root} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise SocketDirectoryError(
+                f"the pods' folder {self._root} is in use by another socketd: stop it, or use another folder"
+            ) from error
+        self._claim = descriptor
+
+    def let_go(self) -> None:
+        """Let another socketd have the root folder. Idempotent."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def path(self, pod: PodRef) -> Path:
         """The pod's folder: what the pod sees as `/meshlet`."""

@@ -47,7 +47,7 @@ class SocketdServer:
     Args:
         node: the node's name; an agent that says another one is refused.
         directories: where the pods' folders are.
-        control_path: path of the control socket; removed when a dead process left it.
+        control_path: path of the control socket; whatever another process left or still has there is replaced.
         agent_uids: users that may connect, besides our own.
     """
 
@@ -61,6 +61,7 @@ class SocketdServer:
         self._pods: dict[str, ParkedPod] = {}
         self._complete = False  # until the pods are known an agent is told nothing: it would drop those it has
         self._listener: socket.socket | None = None
+        self._control: os.stat_result | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._outbox: asyncio.Queue[protocol.Message] | None = None
@@ -100,6 +101,7 @@ class SocketdServer:
                 for uid in self._uids - {os.getuid()}:
                     os.chown(path, uid, -1)
                 listener.listen(8)
+                self._control = os.stat(path, follow_symlinks=False)
             finally:
                 os.close(folder)
         except OSError as error:
@@ -117,8 +119,11 @@ class SocketdServer:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         if self._listener is not None:
+            with contextlib.suppress(FileNotFoundError):
+                # the next one may listen there by now; it cannot have our number while we listen
+                if self._control is not None and os.path.samestat(os.lstat(self._control_path), self._control):
+                    self._control_path.unlink()
             self._listener.close()
-            self._control_path.unlink(missing_ok=True)
         for parked in self._pods.values():
             if remove:
                 self._directories.remove(parked)

@@ -151,6 +151,18 @@ async def test_after_a_reconnect_the_snapshot_is_the_truth(tmp_path: Path) -> No
     await second.stop()
 
 
+async def test_one_that_ends_late_leaves_the_control_socket_of_the_next(server: SocketdServer, tmp_path: Path) -> None:
+    second = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), tmp_path / "ctl" / "socketd.sock")
+    await second.start()
+    second.set_pods([WEB])
+    await server.stop(remove=False)
+    async with asyncio.timeout(10):
+        agent = await _agent(tmp_path)
+    assert agent.pods.keys() == {"uid-web"}
+    await agent.kill()
+    await second.stop()
+
+
 async def test_a_socketd_started_again_takes_the_pods_folders_over_and_the_agent_its_sockets(tmp_path: Path) -> None:
     control = tmp_path / "ctl" / "socketd.sock"
     first = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), control)
@@ -191,6 +203,17 @@ def test_what_an_earlier_socketd_left_of_ended_pods_is_swept(tmp_path: Path) -> 
         directories.create(placement).close()
     directories.sweep({WEB.pod})
     assert sorted(path.name for path in (tmp_path / "pods" / "shop").iterdir()) == [".web-0.uid", "web-0"]
+
+
+def test_a_second_socketd_is_refused_while_another_one_has_the_folder(tmp_path: Path) -> None:
+    first, second = PodDirectories(tmp_path / "pods"), PodDirectories(tmp_path / "pods")
+    first.claim()
+    with pytest.raises(SocketDirectoryError, match="is in use by another socketd: stop it"):
+        second.claim()
+    first.let_go()
+    second.claim()
+    second.let_go()
+    second.let_go()
 
 
 def test_the_folder_of_an_earlier_pod_of_the_same_name_is_not_taken_over(tmp_path: Path) -> None:
