@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -131,10 +131,15 @@ class SocketdServer:
                 parked.close()
         self._pods.clear()
 
-    def set_pods(self, placements: Iterable[PodPlacement]) -> None:
+    def set_pods(self, placements: Iterable[PodPlacement], renewed: Collection[str] = ()) -> None:
         """Make the parked pods these; existing ones are not touched. A changed uid or meshlet means another pod.
 
         A pod whose folder cannot be made is logged and left out; the others are served.
+
+        Args:
+            placements: all pods there are.
+            renewed: uids of pods that have other sockets than before. The agent is told in one message: a pod that was gone
+                for a moment would cost its leaf, and who connects to it in that moment a connection.
         """
         wanted = {placement.uid: placement for placement in placements}
         for uid in [uid for uid, parked in self._pods.items() if wanted.get(uid) != parked.placement]:
@@ -142,12 +147,18 @@ class SocketdServer:
             self._acked.discard(uid)
             self._send(protocol.PodRemoved(uid))
         for uid, placement in wanted.items():
-            if uid in self._pods:
+            before = self._pods.get(uid)
+            if before is not None and uid not in renewed:
                 continue
+            if before is not None:
+                self._directories.remove(self._pods.pop(uid))
+                self._acked.discard(uid)
             try:
                 self._pods[uid] = self._directories.create(placement)
             except SocketDirectoryError as error:
                 logger.error("pod %s gets no sockets: %s", placement.pod, error)
+                if before is not None:
+                    self._send(protocol.PodRemoved(uid))
                 continue
             self._send(protocol.PodAdded(placement))
         if not self._complete:

@@ -197,6 +197,37 @@ async def test_a_socketd_started_again_takes_the_pods_folders_over_and_the_agent
     assert list((tmp_path / "pods").iterdir()) == []
 
 
+async def test_a_pod_with_other_sockets_is_not_gone_for_a_moment(server: SocketdServer, tmp_path: Path) -> None:
+    there: list[bool] = []
+
+    class Watching(Agent):
+        def _removed(self, uid: str) -> None:
+            super()._removed(uid)
+            asyncio.get_running_loop().call_soon(lambda: there.append(uid in self.pods))
+
+    agent = Watching(tmp_path / "ctl" / "socketd.sock")
+    await agent.client.start()
+    await agent.client.wait_snapshot()
+    await server.wait_served()
+    old = agent.pods["uid-web"]
+    server.set_pods([WEB], renewed={"uid-web"})
+    assert server.served == frozenset(), "what the agent has is not what there is"
+    await server.wait_served()
+    assert agent.pods["uid-web"] is not old
+    assert there == [True]
+    with _dial(tmp_path):
+        accepted, _ = await asyncio.get_running_loop().sock_accept(agent.pods["uid-web"].listener)
+        accepted.close()
+    (tmp_path / "pods" / "shop").rename(tmp_path / "shop")
+    (tmp_path / "pods" / "shop").touch()  # a file: no folder can be made there
+    agent.changed.clear()
+    server.set_pods([WEB], renewed={"uid-web"})
+    async with asyncio.timeout(10):
+        await agent.changed.wait()
+    assert agent.pods == {}
+    await agent.kill()
+
+
 def test_what_an_earlier_socketd_left_of_ended_pods_is_swept(tmp_path: Path) -> None:
     directories = PodDirectories(tmp_path / "pods")
     for placement in (WEB, CART):

@@ -68,7 +68,7 @@ class Supervisor:
         self._tunnel_address = tunnel_address
         self._plugins = list(plugins)
         self._pods: dict[str, PodSockets] = {}
-        self._unshared: set[str] = set()  # pods removed that workers were not told of yet
+        self._renewed: set[str] = set()  # pods whose former sockets workers may hold still
         self._sharing: asyncio.Handle | None = None
         self._draining = False
         self._proven = False  # a worker has started once: later deaths are accidents, not mistakes in the configuration
@@ -181,8 +181,6 @@ class Supervisor:
     # --- pods --------------------------------------------------------------------------------------------------------
 
     def _pod_added(self, pod: PodSockets) -> None:
-        if pod.placement.uid in self._unshared:
-            self._share_pods()  # the same pod with other sockets: workers have to let go of the old ones first
         self._pods[pod.placement.uid] = pod
         self._share_soon()
 
@@ -190,7 +188,7 @@ class Supervisor:
         pod = self._pods.pop(uid, None)
         if pod is not None:
             pod.close()
-            self._unshared.add(uid)
+            self._renewed.add(uid)  # if it comes back, which it does at once when socketd was started again
         self._share_soon()
 
     def _share_soon(self) -> None:
@@ -199,12 +197,10 @@ class Supervisor:
             self._sharing = asyncio.get_running_loop().call_soon(self._share_pods)
 
     def _share_pods(self) -> None:
-        if self._sharing is not None:
-            self._sharing.cancel()
-            self._sharing = None
-        self._unshared.clear()
+        self._sharing = None
+        renewed, self._renewed = self._renewed, set()
         for worker in self.workers:
-            worker.pods.set_pods([pod.placement for pod in self._pods.values()])
+            worker.pods.set_pods([pod.placement for pod in self._pods.values()], renewed)
 
     # --- end ---------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import pytest
 
 from meshless_core.agent.admin_request import admin_get
 from meshless_core.documents import PodPlacement
+from meshless_core.identity import CertificateAuthority, IssuerServer, bind_issuer_socket
 from meshless_core.socketd import PodDirectories, SocketdServer
 from meshless_core.types import MeshletRef, PodRef, ReplyCode
 
@@ -65,6 +66,15 @@ class Node:
                 reasons = (await self.ask("/readyz"))[1].decode()
                 if all(row["pid"] for row in rows) and "starting" not in reasons and "not started" not in reasons:
                     return [row["pid"] for row in rows]
+                await asyncio.sleep(0.01)
+
+    async def leaf(self, worker: int) -> list[str]:
+        """The name of the one leaf a worker holds, which is its serial, as soon as there is one."""
+        async with asyncio.timeout(20):
+            while True:
+                found = sorted((self.state / f"worker-{worker}" / "leaves").rglob("*.crt"))
+                if found:
+                    return [path.name for path in found]
                 await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
@@ -146,11 +156,17 @@ async def test_a_pod_that_goes_leaves_all_workers(node: Node) -> None:
 
 
 async def test_workers_take_over_the_sockets_of_a_socketd_that_was_started_again(node: Node) -> None:
+    authority = CertificateAuthority.create(node.folder / "ca", "mesh.local")
+    issuer = IssuerServer(authority, lambda _node: node.socketd.meshlets)
+    issuer.add_node("node-a", bind_issuer_socket(node.folder / "none.sock"))
+    await issuer.start()
     await node.socketd.start()
     node.socketd.set_pods([POD])
     await node.agent()
     await asyncio.wait_for(node.socketd.wait_served(), 20)
     await node.pids()
+    leaves = [await node.leaf(index) for index in range(2)]
+    await issuer.stop()  # no new leaves: those there are have to stay
     await node.socketd.stop(remove=False)
     node.socketd = SocketdServer("node-a", node.socketd_folders, node.folder / "socketd.sock")
     await node.socketd.start()
@@ -159,6 +175,11 @@ async def test_workers_take_over_the_sockets_of_a_socketd_that_was_started_again
     writer.write(b"\x01\x0ehttp.cart.shop")
     assert await asyncio.wait_for(reader.readexactly(2), 20) == bytes((1, ReplyCode.NOT_READY))
     writer.close()
+    async with asyncio.timeout(20):
+        await node.socketd.wait_served()
+        while "has not taken over" in (await node.ask("/readyz"))[1].decode():
+            await asyncio.sleep(0.01)
+    assert leaves == [await node.leaf(index) for index in range(2)]
 
 
 async def test_a_nursery_that_dies_ends_the_agent(node: Node) -> None:
