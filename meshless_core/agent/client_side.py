@@ -14,7 +14,7 @@ from meshless_core.agent.admission import Admission
 from meshless_core.agent.client_intake import ClientIntake
 from meshless_core.agent.outbound import OutboundTunnels
 from meshless_core.agent.runtime import AgentRuntime
-from meshless_core.socketd import PodSockets
+from meshless_core.socketd import LISTEN_BACKLOG, PodSockets
 from meshless_core.types import ReplyCode
 
 __all__ = ["ClientSide"]
@@ -92,10 +92,15 @@ class _PodListener:
         side.runtime.reactor.add(pod.listener.fileno(), select.EPOLLIN, self._on_ready)
 
     def take_waiting(self) -> None:
-        """Accept who has connected already: with the listener's last descriptor its backlog would be reset."""
+        """Accept who has connected already: with the listener's last descriptor its backlog would be reset.
+
+        No more than fit into a backlog: a pod that has kept a way to its former socket may connect faster than we accept.
+        """
         waiting = select.poll()
         waiting.register(self.pod.listener, select.POLLIN)
-        while self._listening and self._pause is None and waiting.poll(0):
+        for _ in range(0, LISTEN_BACKLOG + 1, self._accepts):
+            if not self._listening or self._pause is not None or not waiting.poll(0):
+                return
             self._on_ready(0)
 
     def stop(self) -> None:

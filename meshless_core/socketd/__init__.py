@@ -8,8 +8,8 @@ socketd moves no bytes of connections, parses nothing a pod sends and loads no p
 """
 
 from meshless_core.socketd.client import PodSockets, SocketdClient
-from meshless_core.socketd.directories import ParkedPod, PodDirectories
+from meshless_core.socketd.directories import LISTEN_BACKLOG, ParkedPod, PodDirectories
 from meshless_core.socketd.manifest import follow_manifest
 from meshless_core.socketd.server import SocketdServer
 
-__all__ = ["ParkedPod", "PodDirectories", "PodSockets", "SocketdClient", "SocketdServer", "follow_manifest"]
+__all__ = ["LISTEN_BACKLOG", "ParkedPod", "PodDirectories", "PodSockets", "SocketdClient", "SocketdServer", "follow_manifest"]

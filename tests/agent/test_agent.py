@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import stat
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -381,6 +382,16 @@ async def test_a_socketd_started_again_costs_no_connection_and_no_connect(make_m
     writer.write_eof()
     assert await reader.read() == b"still here"
     writer.close()
+
+
+async def test_a_former_socket_of_a_pod_that_is_always_ready_does_not_keep_the_agent_from_its_work(make_mesh: MakeMesh) -> None:
+    mesh = await make_mesh()
+    agent, socketd = mesh.agents["node-a"], mesh.socketds["node-a"]
+    agent.runtime.pods["web-0-uid"].sockets.listener.shutdown(socket.SHUT_RDWR)  # as ready as one that is flooded, for ever
+    socketd.set_pods([])
+    async with asyncio.timeout(20):
+        while agent.runtime.pods:
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x28"])
