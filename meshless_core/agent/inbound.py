@@ -68,7 +68,8 @@ class InboundTunnels:
         self._transport = transport
         self._credentials = credentials
         self._listener: socket.socket | None = None
-        self._paused: asyncio.Handle | None = None
+        self._accepting = False  # whether the listener is watched
+        self._paused: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._authenticating: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._leaving: set[asyncio.Task[None]] = set()  # crowded out, but their descriptors are not closed yet
@@ -96,7 +97,7 @@ class InboundTunnels:
         """Accept from `listener`, which is ours from now on; see `listen_for_tunnels`."""
         listener.setblocking(False)
         self._listener = listener
-        self._runtime.reactor.add(listener.fileno(), select.EPOLLIN, self._on_ready)
+        self._resume()
         self._sweeper = self._runtime.loop.call_later(self._runtime.settings.tunnel_idle, self._sweep)
 
     def stop_accepting(self) -> None:
@@ -105,8 +106,7 @@ class InboundTunnels:
             if self._paused is not None:
                 self._paused.cancel()
                 self._paused = None
-            else:
-                self._runtime.reactor.remove(self._listener.fileno())
+            self._pause()
             self._listener.close()
             self._listener = None
 
@@ -129,13 +129,11 @@ class InboundTunnels:
 
     def _on_ready(self, _events: int) -> None:
         limit = self._runtime.settings.max_tunnels_unauthenticated
-        # not all places in one go: who was let in gets a turn before the next ones come
-        few = max(limit // 4, 1)
-        if len(self._leaving) >= few:
-            self._pause(self._runtime.loop.call_soon(self._resume))
+        if len(self._leaving) >= self._few:
+            self._pause()  # until the first has left, see `_left`
             return
         most = _ACCEPTS_PER_WAKE if self._runtime.workers == 1 else 1  # as for clients: workers take turns
-        for _ in range(min(most, few)):
+        for _ in range(min(most, self._few)):
             if self._listener is None:
                 return
             try:
@@ -145,7 +143,8 @@ class InboundTunnels:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     logger.error("cannot accept tunnels: %s; raise the limit of open files", error.strerror)
-                    self._pause(self._runtime.loop.call_later(_PAUSE_SECONDS, self._resume))
+                    self._pause()
+                    self._paused = self._runtime.loop.call_later(_PAUSE_SECONDS, self._resume)
                     return
                 continue
             connection.setblocking(False)
@@ -160,7 +159,7 @@ class InboundTunnels:
         oldest = next(iter(self._authenticating))
         del self._authenticating[oldest]
         self._leaving.add(oldest)
-        oldest.add_done_callback(self._leaving.discard)
+        oldest.add_done_callback(self._left)
         oldest.cancel()
         self._runtime.metrics.handshake("server", "too_many_unauthenticated")
         self._crowded_out += 1
@@ -174,15 +173,28 @@ class InboundTunnels:
             )
             self._crowd_logged = now
 
-    def _pause(self, until: asyncio.Handle) -> None:
-        """Accept no more until `until` calls `_resume`."""
-        assert self._listener is not None
-        self._runtime.reactor.remove(self._listener.fileno())
-        self._paused = until
+    @property
+    def _few(self) -> int:
+        """Not all places in one go: who was let in gets a turn before the next ones come."""
+        return max(self._runtime.settings.max_tunnels_unauthenticated // 4, 1)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        """Who was crowded out has closed its descriptor."""
+        self._leaving.discard(task)
+        if self._listener is not None and not self._accepting and self._paused is None:
+            self._resume()
+
+    def _pause(self) -> None:
+        """Accept no more until `_resume`."""
+        if self._accepting:
+            assert self._listener is not None
+            self._accepting = False
+            self._runtime.reactor.remove(self._listener.fileno())
 
     def _resume(self) -> None:
         self._paused = None
         if self._listener is not None:
+            self._accepting = True
             self._runtime.reactor.add(self._listener.fileno(), select.EPOLLIN, self._on_ready)
 
     async def _authenticate(self, connection: socket.socket) -> None:
