@@ -129,9 +129,10 @@ class Reactor:
             for fd in list(self._handlers):
                 self.remove(fd)
             self.loop.data_path.detach(self._dispatch)
+            self._epoll = select.epoll()  # what is added too late must not stay in the loop's, where nobody would serve it
         else:
             self.loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
+        self._epoll.close()
         self._handlers.clear()
         self._on_error.clear()
         self.pipes.close()

@@ -193,3 +193,13 @@ async def test_a_descriptor_the_kernel_does_not_watch_is_an_error_and_leaves_not
     with (tmp_path / "file").open("w") as file, pytest.raises(OSError, match="not permitted"):
         reactor.add(file.fileno(), IN, lambda _events: None)
     assert len(reactor) == 0
+
+
+async def test_a_closed_reactor_watches_nothing_more(pair):
+    reactor = Reactor(asyncio.get_running_loop())
+    near, _far = pair("unix")
+    reactor.close()
+    reactor.close()
+    with pytest.raises(ValueError, match="closed epoll"):
+        reactor.add(near.fileno(), select.EPOLLOUT, lambda _events: None)
+    assert len(reactor) == 0
