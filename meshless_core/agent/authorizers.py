@@ -21,6 +21,7 @@ import attrs
 from meshless_core.agent.hook_times import Countdown, HookTimes
 from meshless_core.errors import PluginError, Problem
 from meshless_core.hookspecs import Authorizer, InlineAuthorizer
+from meshless_core.plugins import START_TIMEOUT
 from meshless_core.routing import combine
 from meshless_core.types import AuthorizationRequest, Decision, Verdict
 
@@ -56,6 +57,7 @@ class AuthorizerPanel:
         timeout: seconds an authorizer may take.
         times: is told how long calls took, and which failed.
         owners: distribution and version by name, for messages.
+        start_timeout: seconds an authorizer may take to start.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class AuthorizerPanel:
         timeout: float,
         times: HookTimes | None = None,
         owners: Mapping[str, str] | None = None,
+        start_timeout: float = START_TIMEOUT,
     ) -> None:
         self._authorizers = list(authorizers)
         self._owners = dict(owners or {})
@@ -74,6 +77,7 @@ class AuthorizerPanel:
         self._countdown = Countdown()
         self._waiting = [(name, one) for name, one in authorizers if not isinstance(one, InlineAuthorizer)]
         self._timeout = timeout
+        self._start_timeout = start_timeout
         self._asked = 0
         self._looked_at = 0  # written by the authorizers' thread alone
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,7 +89,7 @@ class AuthorizerPanel:
         """Start the authorizers that have a `start`, those that wait on their own thread.
 
         Raises:
-            PluginError: one failed to start; the others are stopped by `stop`.
+            PluginError: one failed to start, or took too long; the others are stopped by `stop`.
         """
         for name, one in self._authorizers:
             if isinstance(one, InlineAuthorizer):
@@ -105,14 +109,18 @@ class AuthorizerPanel:
         if start is None:
             return
         try:
-            if loop is None:
-                await start()
-            else:
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_call(start), loop))
+            async with asyncio.timeout(self._start_timeout) as limit:
+                if loop is None:
+                    await _call(start)
+                else:
+                    # one that blocks its thread is given up on too; it cannot be ended, but the process can
+                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_call(start), loop))
         except Exception as error:
+            late = isinstance(error, TimeoutError) and limit.expired()
+            why = f"took longer than {self._start_timeout:g} s" if late else f"{type(error).__name__}: {error}"
             what = f"plugin {name} of {self._owners.get(name, 'an unknown distribution')}: start failed"
             cure = "check its options, or report it to its authors"
-            raise PluginError([Problem(f"$.plugins.{name}", f"{what}: {type(error).__name__}: {error}; {cure}")]) from error
+            raise PluginError([Problem(f"$.plugins.{name}", f"{what}: {why}; {cure}")]) from error
 
     async def stop(self) -> None:
         """Stop the authorizers and the thread. One that hangs is left behind with its daemon thread after the timeout."""

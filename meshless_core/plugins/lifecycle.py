@@ -11,14 +11,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from meshless_core.errors import PluginError
 from meshless_core.plugins.loaded import LoadedPlugins, Registration
 
-__all__ = ["PluginLifecycle"]
+__all__ = ["START_TIMEOUT", "PluginLifecycle"]
 
 logger = logging.getLogger(__name__)
+
+START_TIMEOUT: Final = 30.0
+"""Seconds one plugin may take to start."""
 
 
 class _TookTooLongError(Exception):
@@ -34,7 +37,7 @@ class PluginLifecycle:
         stop_timeout: seconds one plugin may take to stop.
     """
 
-    def __init__(self, plugins: LoadedPlugins, *, start_timeout: float = 30.0, stop_timeout: float = 5.0) -> None:
+    def __init__(self, plugins: LoadedPlugins, *, start_timeout: float = START_TIMEOUT, stop_timeout: float = 5.0) -> None:
         self._plugins = plugins
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout

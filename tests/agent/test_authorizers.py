@@ -158,6 +158,61 @@ async def test_one_that_fails_to_start_is_named() -> None:
     await panel.stop()
 
 
+async def _start_that_never_ends(panel: AuthorizerPanel) -> str:
+    async with asyncio.timeout(20):
+        with pytest.raises(PluginError) as caught:
+            await panel.start()
+        await panel.stop()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [Inline, Waiting])
+async def test_one_whose_start_hangs_is_named_and_gets_its_stop(kind: Any) -> None:
+    ended: list[str] = []
+
+    class Hanging(kind):  # type: ignore[misc]  # the base is a parameter
+        async def start(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("start")
+
+        async def stop(self) -> None:
+            ended.append("stop")
+
+    owners = {"hanging": "acme-hanging 1.0"}
+    panel = AuthorizerPanel([("hanging", Hanging(ALLOW))], timeout=5, owners=owners, start_timeout=0.05)
+    assert await _start_that_never_ends(panel) == (
+        "$.plugins.hanging: plugin hanging of acme-hanging 1.0: start failed: took longer than 0.05 s; "
+        "check its options, or report it to its authors"
+    )
+    assert ended == ["start", "stop"]
+
+
+async def test_one_whose_start_blocks_its_thread_is_named_too() -> None:
+    release = threading.Event()
+
+    class Blocking(Waiting):
+        async def start(self) -> None:
+            release.wait(40)
+
+    panel = AuthorizerPanel([("blocking", Blocking(ALLOW))], timeout=0.05, start_timeout=0.05)
+    assert "plugin blocking of an unknown distribution: start failed: took longer than 0.05 s" in await _start_that_never_ends(
+        panel
+    )
+    release.set()
+
+
+@pytest.mark.parametrize("kind", [Inline, Waiting])
+async def test_a_time_limit_of_its_own_that_passes_in_start_is_told_as_its_own(kind: Any) -> None:
+    class Impatient(kind):  # type: ignore[misc]  # the base is a parameter
+        async def start(self) -> None:
+            raise TimeoutError("the database did not answer")
+
+    panel = AuthorizerPanel([("impatient", Impatient(ALLOW))], timeout=5)
+    assert "start failed: TimeoutError: the database did not answer; check" in await _start_that_never_ends(panel)
+
+
 # --- times and failures -------------------------------------------------------------------------------------------------
 
 
