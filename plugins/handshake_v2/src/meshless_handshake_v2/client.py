@@ -89,11 +89,6 @@ class Refused(_Answer):
         """Whether the same request may be tried again as it is; an unknown code is final."""
         return isinstance(self.code, ReplyCode) and self.code.retryable
 
-    @property
-    def falls_back(self) -> bool:
-        """Whether the agent has no version 2: connect again and send a version 1 request."""
-        return self.form == _VERSION_1 and self.code == ReplyCode.UNSUPPORTED_VERSION
-
 
 class ClientHandshake:
     """One handshake as the client sees it.
