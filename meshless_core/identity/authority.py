@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshless_core.errors import IdentityError, InvalidNameError
 from meshless_core.identity import certificates
 from meshless_core.identity.keyfiles import make_private_directory, read_private, read_public, write_atomically, write_private
+from meshless_core.meshlet import format_duration
 from meshless_core.types import Identity
 
 __all__ = ["CertificateAuthority"]
@@ -158,7 +159,7 @@ class CertificateAuthority:
             )
         if not datetime.timedelta(0) < lifetime <= certificates.MAX_LEAF_LIFETIME:
             raise IdentityError(
-                f"a leaf cannot live {lifetime}: choose more than 0 and at most {certificates.MAX_LEAF_LIFETIME.days} days"
+                f"a leaf cannot live {_told(lifetime)}: choose more than 0s and at most {_told(certificates.MAX_LEAF_LIFETIME)}"
             )
         self.refresh()  # a root another process has just retired must sign nothing more
         public_key = certificates.load_request(request_pem)
@@ -261,6 +262,10 @@ class CertificateAuthority:
 
 def _as_time(seconds: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+
+
+def _told(lifetime: datetime.timedelta) -> str:
+    return format_duration(lifetime // datetime.timedelta(microseconds=1) * 1000)
 
 
 def _stamp(directory: str) -> tuple[int, int, int]:
