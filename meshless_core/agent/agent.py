@@ -1,7 +1,8 @@
 """The node agent: puts the parts together, starts and stops them in order.
 
-Start: documents from disk, leaves, tunnels, admin, then the pods' listeners: nothing accepts before it can answer. Drain: the
-listeners first (connects wait in the backlog for the next agent), then wait for connections, then close.
+Start: documents from disk, admin, the pods and their leaves, then tunnels and the pods' listeners: nothing accepts before it
+can answer, connects wait in the backlogs. Drain: the listeners first (connects wait for the next agent), then wait for
+connections, then close.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 _VERSION: Final = "0.1.0"
 _PATIENCE: Final = 3.0  # seconds a starting agent leaves connects in the backlog, less than a client waits for its reply
+_TUNNEL_SHARE: Final = 2 / 3  # of agent.endpoint_timeout, for tunnels: other agents still have time to hear why not
 
 
 @attrs.frozen(kw_only=True)
@@ -170,17 +172,17 @@ class Agent:
         self._recheck = Recheck(self.runtime, admission)
         self.socketd = SocketdClient(node, socketd, on_added=self._pod_added, on_removed=self._pod_removed)
         self.tunnel_address = ""
-        self._socketd_ready = False
+        self._pods_known = False
         report = AgentReport(self, parts.plugins)
         self._admin = AdminServer(settings.admin or f"unix:{state_dir / 'admin.sock'}", report.handlers())
 
     @property
     def serving(self) -> bool:
         """Whether socketd's first snapshot was taken over."""
-        return self._socketd_ready
+        return self._pods_known
 
     async def start(self) -> None:
-        """Start everything; returns when connections are accepted.
+        """Start everything; returns when all listeners are there. They accept a moment later, see `_open`.
 
         Raises:
             MeshlessError: what cannot be started, naming the setting or the path.
@@ -194,7 +196,7 @@ class Agent:
         self.inbound.start(listener)
         await self._admin.start()
         await self.socketd.start()
-        self.runtime.spawn(self._await_socketd(), "await-socketd")
+        self.runtime.spawn(self._open(), "open")
         logger.info("agent of node %s listens for tunnels on %s", self.node, self.tunnel_address)
 
     async def drain(self) -> None:
@@ -269,25 +271,29 @@ class Agent:
         # later, since the same pod may come back at once with the sockets of another socketd: its leaf is not to be dropped
         self.runtime.loop.call_soon(self._require_leaves)
 
-    async def _await_socketd(self) -> None:
+    async def _open(self) -> None:
         """Accept when connections can be made; or after a while all the same, to say NOT_READY instead of nothing."""
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await self.socketd.wait_snapshot()
-                self._socketd_ready = True
-                self._require_leaves()
-                await self.documents.wait_available()
-                await self.leaves.ready()
-        except TimeoutError:
+        patience = _PATIENCE
+        for_tunnels = min(patience, _TUNNEL_SHARE * self._settings.endpoint_timeout)
+        able = self.runtime.spawn(self._await_pods(), "await-pods")
+        await asyncio.wait({able}, timeout=for_tunnels)
+        self.inbound.open()
+        await asyncio.wait({able}, timeout=patience - for_tunnels)
+        if not able.done():
             logger.warning("accepting although not ready yet; /readyz says why")
         self._clients.open()
+
+    async def _await_pods(self) -> None:
+        """Return when the pods of this node are known, with documents and leaves for them."""
         await self.socketd.wait_snapshot()
-        self._socketd_ready = True
+        self._pods_known = True
         self._require_leaves()
+        await self.documents.wait_available()
+        await self.leaves.ready()
 
     def _require_leaves(self) -> None:
         """Hold leaves for the meshlets of our own pods, no others; not before the first snapshot says which they are."""
-        if self._socketd_ready:
+        if self._pods_known:
             self.leaves.require(self.meshlets())
 
     def meshlets(self) -> set[MeshletRef]:

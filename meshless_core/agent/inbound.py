@@ -94,11 +94,14 @@ class InboundTunnels:
         return len(self._authenticating)
 
     def start(self, listener: socket.socket) -> None:
-        """Accept from `listener`, which is ours from now on; see `listen_for_tunnels`."""
+        """Take over `listener`, see `listen_for_tunnels`. Until `open` other agents' connects wait in its backlog."""
         listener.setblocking(False)
         self._listener = listener
-        self._resume()
         self._sweeper = self._runtime.loop.call_later(self._runtime.settings.tunnel_idle, self._sweep)
+
+    def open(self) -> None:
+        """Begin to accept; does nothing after `stop_accepting`."""
+        self._resume()
 
     def stop_accepting(self) -> None:
         """Close the listener; sessions go on."""
@@ -193,7 +196,7 @@ class InboundTunnels:
 
     def _resume(self) -> None:
         self._paused = None
-        if self._listener is not None:
+        if self._listener is not None and not self._accepting:
             self._accepting = True
             self._runtime.reactor.add(self._listener.fileno(), select.EPOLLIN, self._on_ready)
 

@@ -1,14 +1,19 @@
-"""What an agent bounds of agents that have proven an identity."""
+"""When an agent accepts other agents, and what it bounds of those that have proven an identity."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
+from meshless_core.config import Seconds
 from meshless_core.hookspecs import SecureStream
-from meshless_core.types import Identity
+from meshless_core.identity import bind_issuer_socket
+from meshless_core.types import Identity, ReplyCode
 
 MakeMesh = Callable[..., Awaitable[Any]]
 
@@ -95,3 +100,57 @@ async def test_while_the_crowded_out_are_leaving_nobody_is_accepted_and_the_loop
     assert watched == 1
     for writer in writers:
         writer.close()
+
+
+@pytest.mark.parametrize("missing", ["pods", "leaves"])
+async def test_tunnels_wait_until_an_agent_started_again_has_pods_and_leaves(
+    make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr("meshless_core.agent.agent._PATIENCE", 60.0)
+    mesh = await make_mesh(cart_on="node-b", settings={"endpoint_timeout": Seconds(60), "connect_timeout": Seconds(60)})
+    await mesh.serve(_echo)
+    _, writer = await mesh.dial()
+    writer.close()
+    await mesh.agents["node-b"].stop()
+    if missing == "pods":
+        await mesh.socketds["node-b"].stop(remove=False)
+    else:
+        await mesh.issuer.remove_node("node-b")
+        shutil.rmtree(mesh.folder / "node-b" / "state" / "leaves")
+    await mesh.start_agent("node-b")
+    clients = [await mesh.open() for _ in range(20)]
+    waiting = [asyncio.create_task(mesh.verdict(client)) for client in clients]
+    agent = mesh.agents["node-b"]
+    async with asyncio.timeout(20):
+        while missing == "leaves" and not agent.leaves.problems():
+            await asyncio.sleep(0.005)
+        while mesh.agents["node-a"].runtime.establishing < len(clients):
+            await asyncio.sleep(0.005)
+    assert not any(task.done() for task in waiting)
+    assert agent.inbound.authenticating == 0
+    if missing == "pods":
+        await mesh.start_socketd("node-b")
+    else:
+        mesh.issuer.add_node("node-b", bind_issuer_socket(mesh.folder / "node-b" / "issuer.sock"))
+    assert await asyncio.gather(*waiting) == [ReplyCode.OK] * len(clients)
+    for client in clients:
+        client.close()
+
+
+async def test_an_agent_whose_leaf_does_not_come_says_so_after_a_while(
+    make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = await make_mesh(cart_on="node-b")
+    await mesh.serve(_echo)
+    await mesh.agents["node-b"].stop()
+    await mesh.issuer.remove_node("node-b")
+    await mesh.start_agent("node-b")
+    _, writer = await mesh.dial()  # the leaf on disk is enough
+    writer.close()
+    await mesh.agents["node-b"].stop()
+    shutil.rmtree(mesh.folder / "node-b" / "state" / "leaves")
+    monkeypatch.setattr("meshless_core.agent.agent._PATIENCE", 0.05)
+    await mesh.start_agent("node-b")
+    assert await mesh.refusal() is ReplyCode.TUNNEL_FAILED
+    mesh.agents["node-a"].runtime.access_log.flush()
+    assert "unrecognized name" in mesh.lines[-1]
