@@ -39,6 +39,7 @@ from meshless_core.agent.slots import Slots
 from meshless_core.agent.workers.place import WorkerPlace
 from meshless_core.config import AgentSettings
 from meshless_core.documents import Document
+from meshless_core.errors import Problem
 from meshless_core.hookspecs import (
     Authorizer,
     Bus,
@@ -76,6 +77,7 @@ class AgentParts:
         bus: where documents come from.
         plugins: rows for `/status`: kind, name, distribution, version.
         handshake_names: per first byte, the name of the plugin that claims it; for metrics.
+        problem_of: by a plugin's name, makes a problem of it from a message.
     """
 
     authorizers: Sequence[tuple[str, Authorizer | InlineAuthorizer]]
@@ -85,14 +87,11 @@ class AgentParts:
     bus: Bus
     plugins: Sequence[Mapping[str, object]] = ()
     handshake_names: Mapping[int, str] = attrs.field(factory=dict)
+    problem_of: Mapping[str, Callable[[str], Problem]] = attrs.field(factory=dict)
 
     def name_of(self, kind: Kind) -> str:
         """Name of the plugin that is the only one of its kind; the kind's own name if the rows do not tell."""
         return next((str(row["name"]) for row in self.plugins if row["kind"] == kind), str(kind))
-
-    def owners(self) -> dict[str, str]:
-        """Distribution and version by the plugin's name, where the rows tell."""
-        return {str(row["name"]): f"{row['distribution']} {row['version']}" for row in self.plugins if "distribution" in row}
 
 
 class Agent:
@@ -148,7 +147,7 @@ class Agent:
                 parts.authorizers,
                 timeout=float(settings.authorize_timeout),
                 times=times,
-                owners=parts.owners(),
+                problem_of=parts.problem_of,
             ),
             canary=MeasuredCanary(parts.name_of(Kind.CANARY), parts.canary, times),
             handshakes=parts.handshakes,

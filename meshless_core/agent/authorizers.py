@@ -14,6 +14,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar, cast
 
 import attrs
@@ -56,7 +57,7 @@ class AuthorizerPanel:
         authorizers: name and object of each.
         timeout: seconds an authorizer may take.
         times: is told how long calls took, and which failed.
-        owners: distribution and version by name, for messages.
+        problem_of: by name, makes a problem of that plugin from a message: it knows its distribution and where it was enabled.
         start_timeout: seconds an authorizer may take to start.
     """
 
@@ -66,11 +67,11 @@ class AuthorizerPanel:
         *,
         timeout: float,
         times: HookTimes | None = None,
-        owners: Mapping[str, str] | None = None,
+        problem_of: Mapping[str, Callable[[str], Problem]] | None = None,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
         self._authorizers = list(authorizers)
-        self._owners = dict(owners or {})
+        self._problem_of = dict(problem_of or {})
         self._inline = [(name, one.authorize_inline) for name, one in authorizers if isinstance(one, InlineAuthorizer)]
         self._times = times = times or HookTimes()
         self._measured = [(name, times.measured(name, "authorize_inline", ask)) for name, ask in self._inline]
@@ -118,9 +119,8 @@ class AuthorizerPanel:
         except Exception as error:
             late = isinstance(error, TimeoutError) and limit.expired()
             why = f"took longer than {self._start_timeout:g} s" if late else f"{type(error).__name__}: {error}"
-            what = f"plugin {name} of {self._owners.get(name, 'an unknown distribution')}: start failed"
-            cure = "check its options, or report it to its authors"
-            raise PluginError([Problem(f"$.plugins.{name}", f"{what}: {why}; {cure}")]) from error
+            problem_of = self._problem_of.get(name, partial(_problem_of_unknown, name))
+            raise PluginError([problem_of(f"start failed: {why}; check its options, or report it to its authors")]) from error
 
     async def stop(self) -> None:
         """Stop the authorizers and the thread. One that hangs is left behind with its daemon thread after the timeout."""
@@ -252,6 +252,10 @@ async def _call(function: Callable[[], Awaitable[_T]]) -> _T:
         if task is not None and task.cancelling():
             raise  # we gave up on it
         raise RuntimeError("it cancelled itself") from error
+
+
+def _problem_of_unknown(name: str, message: str) -> Problem:
+    return Problem(f"$.plugins.{name}", f"plugin {name} of an unknown distribution: {message}")
 
 
 def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:

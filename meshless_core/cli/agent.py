@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 @click.command("agent")
 @click.option("--node", required=True, help="Name of this node.")
 @click.option("--config", "config_path", type=click.Path(dir_okay=False), help="Configuration; without it the defaults hold.")
+@click.option("--config-made-from", type=click.Path(dir_okay=False), hidden=True, help="File to name for what is in --config.")
 @click.option("--socketd", "socketd_path", required=True, type=click.Path(), help="Control socket of this node's socketd.")
 @click.option("--issuer", "issuer_path", required=True, type=click.Path(), help="This node's socket of the issuer.")
 @click.option("--state-dir", type=click.Path(file_okay=False), help="Overrides agent.state_dir.")
@@ -64,6 +65,7 @@ logger = logging.getLogger(__name__)
 def command(
     node: str,
     config_path: str | None,
+    config_made_from: str | None,
     socketd_path: str,
     issuer_path: str,
     state_dir: str | None,
@@ -83,7 +85,7 @@ def command(
     Example:
       meshless agent --node node-a --socketd /run/meshless/socketd.sock --issuer /run/meshless/issuer.sock
     """
-    config = load_config_for(config_path, AGENT_NEEDS)
+    config = load_config_for(config_path, AGENT_NEEDS, made_from=config_made_from)
     settings = attrs.evolve(
         config.agent,
         state_dir=state_dir or config.agent.state_dir,
@@ -165,6 +167,7 @@ async def _run(run: _Run, log: _AccessLogFile | None, place: WorkerPlace | None)
         transport=plugins.transport,
         bus=plugins.bus(),
         plugins=_plugin_rows(plugins),
+        problem_of={one.name: one.problem for one in plugins.registrations},
     )
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

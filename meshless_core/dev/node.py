@@ -36,6 +36,7 @@ class DevNode:
         directories: makes the pods' folders.
         write: takes lines of the agent's output.
         log_options: options of the `meshless` command that say how the agent logs.
+        config_made_from: the file the configuration in force was made from, empty for the defaults.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class DevNode:
         directories: PodDirectories,
         write: Callable[[str], object],
         log_options: Sequence[str],
+        config_made_from: str,
     ) -> None:
         self.layout: NodeLayout = run.node(name)
         self._port = ReservedPort()
@@ -65,6 +67,7 @@ class DevNode:
                 "agent",
                 f"--node={name}",
                 f"--config={run.config}",
+                *([f"--config-made-from={config_made_from}"] if config_made_from else []),
                 f"--socketd={self.layout.socketd}",
                 f"--issuer={self.layout.issuer}",
                 f"--state-dir={self.layout.state}",

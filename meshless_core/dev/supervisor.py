@@ -197,7 +197,16 @@ class DevMesh:
         self._wanted = {run.pod: run for run in runs if run.pod in ours}
         nodes = {pod.node for pod in world.pods if pod.node is not None and pod.ref in ours}
         for name in sorted(nodes - self._nodes.keys()):
-            node = DevNode(name, self.run, self._bus, self._issuer, self._directories, self._write, self._log_options)
+            node = DevNode(
+                name,
+                self.run,
+                self._bus,
+                self._issuer,
+                self._directories,
+                self._write,
+                self._log_options,
+                self._config.plugins[0].source if self._config.plugins else "",
+            )
             self._addresses[name] = node.address
             self._nodes[name] = node
             await node.start()

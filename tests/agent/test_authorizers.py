@@ -9,7 +9,7 @@ import pytest
 from meshless_core.agent import authorizers
 from meshless_core.agent.authorizers import AuthorizerPanel
 from meshless_core.agent.hook_times import HookTimes
-from meshless_core.errors import PluginError
+from meshless_core.errors import PluginError, Problem
 from meshless_core.types import AuthorizationRequest, Decision, MeshletRef, ServiceId, Verdict
 
 REQUEST = AuthorizationRequest(
@@ -140,6 +140,10 @@ async def test_authorizers_that_wait_live_on_a_thread_of_their_own() -> None:
     assert one.life == [("start", "authorizers"), ("stop", "authorizers")]
 
 
+def _problem(message: str) -> Problem:
+    return Problem("$.plugins.acme", f"plugin acme of acme 1.0: {message}", "meshless.yaml", 7)
+
+
 async def test_one_that_fails_to_start_is_named() -> None:
     class Broken:
         async def start(self) -> None:
@@ -148,11 +152,11 @@ async def test_one_that_fails_to_start_is_named() -> None:
         async def authorize(self, _request: AuthorizationRequest) -> Decision:
             return ALLOW
 
-    panel = AuthorizerPanel([("broken", Broken())], timeout=1, owners={"broken": "acme-broken 1.0"})
+    panel = AuthorizerPanel([("broken", Broken())], timeout=1, problem_of={"broken": _problem})
     with pytest.raises(PluginError) as caught:
         await panel.start()
     assert str(caught.value) == (
-        "$.plugins.broken: plugin broken of acme-broken 1.0: start failed: ValueError: no database; "
+        "meshless.yaml:7: $.plugins.acme: plugin acme of acme 1.0: start failed: ValueError: no database; "
         "check its options, or report it to its authors"
     )
     await panel.stop()
@@ -180,10 +184,9 @@ async def test_one_whose_start_hangs_is_named_and_gets_its_stop(kind: Any) -> No
         async def stop(self) -> None:
             ended.append("stop")
 
-    owners = {"hanging": "acme-hanging 1.0"}
-    panel = AuthorizerPanel([("hanging", Hanging(ALLOW))], timeout=5, owners=owners, start_timeout=0.05)
+    panel = AuthorizerPanel([("hanging", Hanging(ALLOW))], timeout=5, problem_of={"hanging": _problem}, start_timeout=0.05)
     assert await _start_that_never_ends(panel) == (
-        "$.plugins.hanging: plugin hanging of acme-hanging 1.0: start failed: took longer than 0.05 s; "
+        "meshless.yaml:7: $.plugins.acme: plugin acme of acme 1.0: start failed: took longer than 0.05 s; "
         "check its options, or report it to its authors"
     )
     assert ended == ["start", "stop"]

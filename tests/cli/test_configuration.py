@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.main import main
+from meshless_core.config import load_config
 
 WRONG = """\
 agent: {max_connections: 0}
@@ -45,3 +47,18 @@ def test_a_file_that_cannot_be_read_is_told_once_and_is_wrong_usage(tmp_path: Pa
     result = CliRunner().invoke(main, ["plugins", "--config", str(tmp_path / "none.yaml")])
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
+
+
+def test_plugins_of_a_configuration_made_from_another_have_their_places_there(tmp_path: Path) -> None:
+    written, made = tmp_path / "meshless.yaml", tmp_path / "run.yaml"
+    written.write_text("# mine\nplugins:\n  handshake_v1: {}\n  policy_declared:\n    require_consent: true\n")
+    made.write_text("plugins: {handshake_v1: {}, policy_declared: {require_consent: true}, bus_directory: {path: run}}\n")
+    config = load_config_for(str(made), frozenset(), made_from=str(written))
+    assert config == load_config(made)
+    places = [(one.source, one.line) for one in config.plugins]
+    assert places == [(str(written), 3), (str(written), 4), (str(made), 1)]
+    assert config.plugins[1].marks is not None
+    assert config.plugins[1].marks.line_of(("require_consent",)) == 5
+    written.unlink()
+    config = load_config_for(str(made), frozenset(), made_from=str(written))
+    assert {one.source for one in config.plugins} == {str(made)}, "it may be gone or half edited by now"

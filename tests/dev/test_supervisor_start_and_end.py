@@ -129,13 +129,13 @@ def test_a_plugin_that_fails_in_the_agents_ends_the_mesh_and_names_its_distribut
     (info / "entry_points.txt").write_text("[meshless.plugins]\nbroken = broken_plugin\n")
     (site / "broken_plugin.py").write_text(FAILING.format(code=code))
     (folder / "meshless.yaml").write_text(
-        "plugins: {handshake_v1: {}, broken: {}, policy_declared: {}, canary_weighted: {}, transport_tls: {}, "
-        "discovery_file: {}, bus_directory: {}}\n"
+        "agent: {connect_timeout: 10s}\n\nplugins:\n  handshake_v1: {}\n  broken: {}\n  policy_declared: {}\n"
+        "  canary_weighted: {}\n  transport_tls: {}\n  discovery_file: {}\n  bus_directory: {}\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(site))
     mesh = start("--config", str(folder / "meshless.yaml"))
     assert mesh.wait() == 1
-    assert f"plugin broken of broken-plugin 1: {said}" in mesh.output
+    assert f"{folder / 'meshless.yaml'}:5: $.plugins.broken: plugin broken of broken-plugin 1: {said}" in mesh.output
     assert "cannot start: what it said last is shown above" in mesh.output
     assert not mesh.run.exists()
 
