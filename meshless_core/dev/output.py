@@ -1,7 +1,7 @@
 """What a child process says, line by line, to the last byte.
 
 Read by hand rather than through a stream, because a stream ends with the pipe, and a pipe ends with the last process that holds
-it: after the child has ended we want what it has written so far, now, and to wait for nobody.
+it, which may be another user's by now: after the child has ended we want what it has written so far, now, and wait for nobody.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Child processes of a dev mesh: started, prefixed, restarted, ended with everything they started.
 
-Every child gets a session of its own, so that it ends together with its children, and dies with the supervisor even if that one
-is killed (PR_SET_PDEATHSIG).
+Every child is run by a first process of its own (`first_process`), which ends all that came of it, daemons too, when the child
+ends, when we say so, or when the supervisor is gone, even if that one is killed (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
+from meshless_core.dev import first_process
 from meshless_core.dev.output import OutputLines
 
 __all__ = ["ChildProcess", "RestartPolicy"]
@@ -31,8 +33,8 @@ _STABLE_SECONDS: Final = 10.0
 _prctl = ctypes.CDLL(None).prctl
 
 
-def _die_with_parent() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _end_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, first_process.END)
 
 
 class ChildProcess:
@@ -77,7 +79,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs."""
+        """Process id of its first process while it runs; also of its process group."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     def start(self) -> None:
@@ -85,7 +87,7 @@ class ChildProcess:
         self._task = asyncio.create_task(self._keep_running(), name=f"process {self.name}")
 
     async def stop(self) -> None:
-        """SIGTERM to its process group, after the grace period SIGKILL to what is left; returns when the process is gone."""
+        """SIGTERM to its process group, after the grace period SIGKILL to what is left; returns when everything is gone."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -116,38 +118,64 @@ class ChildProcess:
             self.restarts += 1
 
     async def _run_once(self) -> int | None:
-        # A pipe of our own, so that we can close it: `Process` would wait with us for a daemon that left the session to end.
+        # A pipe of our own, so that we can close it: `Process` would wait with us for whoever else holds it.
         read_end, write_end = os.pipe()
-        with os.fdopen(read_end, "rb", buffering=0):
+        status, status_of_child = os.pipe()
+        with os.fdopen(read_end, "rb", buffering=0), os.fdopen(status, "rb", buffering=0):
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *self._argv,
+                    *(sys.executable, "-I", "-S", first_process.__file__, str(status_of_child), *self._argv),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=write_end,
                     stderr=asyncio.subprocess.STDOUT,
                     env=self._env,
                     cwd=self._cwd,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
+                    pass_fds=(status_of_child,),
+                    preexec_fn=_end_with_parent,
                 )
             except OSError as error:
-                logger.error("%s cannot be started: %s: %s", self.name, self._argv[0], error.strerror)
-                self.started.set()
+                self._not_started(error)
                 return None
             finally:
                 os.close(write_end)
+                os.close(status_of_child)
             self._process = process
-            self.started.set()
-            self._on_running(True)
             output = OutputLines(read_end, lambda line: self._write(f"[{self.name}] {line}\n"))
+            running = False
             try:
+                if problem := await _read_status(status):
+                    self._not_started(OSError(problem, os.strerror(problem)))
+                    return None
+                running = True
+                self.started.set()
+                self._on_running(True)
                 return await process.wait()
             finally:
-                _signal_group(process.pid, signal.SIGKILL)  # as in a container, all that the process started ends with it
-                await process.wait()
-                output.finish()  # a daemon that left the session may hold the pipe open: nobody waits for it
+                if process.returncode is None:
+                    process.send_signal(first_process.END)
+                    await process.wait()
+                _signal_group(process.pid, signal.SIGKILL)  # if somebody killed the first process itself
+                output.finish()  # what became another user's may hold the pipe open: nobody waits for it
                 self._process = None
-                self._on_running(False)
+                if running:
+                    self._on_running(False)
+
+    def _not_started(self, error: OSError) -> None:
+        logger.error("%s cannot be started: %s: %s", self.name, self._argv[0], error.strerror)
+        self.started.set()
+
+
+async def _read_status(descriptor: int) -> int:
+    """What a first process says of its program: 0 once it runs, else the errno of what kept it from running."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    return int(os.read(descriptor, 16) or 0)
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -69,9 +69,11 @@ spec:
 """
 
 
-def pod(name: str, node: str, meshlet: str, service: str = "", version: str = "") -> str:
+def pod(name: str, node: str, meshlet: str, service: str = "", version: str = "", *, command: str = "") -> str:
     labels = f"app: {meshlet}, meshless/meshlet: {meshlet}" + (f", version: {version}" if version else "")
-    command = f", command: [{sys.executable}, -S, server.py, {service}]" if service else ""
+    if service:
+        command = f"[{sys.executable}, -S, server.py, {service}]"
+    command = command and f", command: {command}"
     return f"""\
 ---
 apiVersion: v1
@@ -266,6 +268,7 @@ class Helpers:
     processes_of = staticmethod(processes_of)
     until = staticmethod(until)
     meshlets = staticmethod(meshlets)
+    pod = staticmethod(pod)
     pods = PODS
 
 

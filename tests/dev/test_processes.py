@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from meshless_core.dev import first_process
 from meshless_core.dev.processes import ChildProcess
 
 
@@ -150,24 +151,80 @@ async def test_a_process_has_ended_although_what_it_started_holds_its_output(chi
     assert has_ended(int(watched.lines[0].split()[-1]))
 
 
-async def test_a_daemon_that_left_the_session_does_not_hold_up_the_restart(children: Children) -> None:
-    # The first process ends only when the daemon has left: what is still in the session then is killed with it.
-    code = (
-        "import os, time; left, say = os.pipe(); child = os.fork(); "
-        "child and (os.close(say), os.read(left, 1), os._exit(0)); "
-        "os.setsid(); print(os.getpid(), flush=True); os.close(say); time.sleep(1000)"
+# The process goes on, or ends, only when the daemon has left the session: what is still in it then is killed with it anyway.
+DAEMON = (
+    "import os, sys, time; left, say = os.pipe(); child = os.fork(); "
+    "child and (os.close(say), os.read(left, 1), {then}, os._exit(0)); "
+    "os.setsid(); os.fork() and os._exit(0); "
+    "print(os.getpid(), flush=True); os.close(say); time.sleep(1000)"
+)
+
+
+@pytest.mark.parametrize("then", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.execvp('false', ['false'])"])
+async def test_a_daemon_that_left_the_session_ends_with_the_process_it_came_of(children: Children, then: str) -> None:
+    child, watched = children.start(f'exec {sys.executable} -S -c "{DAEMON.format(then=then)}"', restart="Never")
+    await watched.until(lambda: watched.states == [True, False])
+    assert child._task is not None
+    async with asyncio.timeout(20):
+        await child._task
+    assert has_ended(int(watched.lines[0].split()[-1]), within=0)
+
+
+async def test_a_daemon_ends_when_its_process_is_stopped_and_only_then(children: Children) -> None:
+    code = f'exec {sys.executable} -S -c "{DAEMON.format(then="time.sleep(1000)")}"'
+    (one, of_one), (two, of_two) = children.start(code), children.start(code)
+    await of_one.until(lambda: bool(of_one.lines))
+    await of_two.until(lambda: bool(of_two.lines))
+    daemons = [int(watched.lines[0].split()[-1]) for watched in (of_one, of_two)]
+    assert one.pid is not None
+    os.kill(one.pid, first_process.END)  # it ends and is started again, with a daemon of its own
+    await of_one.until(lambda: len(of_one.lines) == 2)
+    assert has_ended(daemons[0], within=0)
+    assert not has_ended(daemons[1], within=0)
+    await one.stop()
+    assert has_ended(int(of_one.lines[1].split()[-1]), within=0)
+    assert not has_ended(daemons[1], within=0)
+    await two.stop()
+    assert has_ended(daemons[1], within=0)
+
+
+async def test_nothing_survives_a_supervisor_that_is_killed(children: Children) -> None:
+    supervisor = (
+        "import asyncio, os, sys\n"
+        "from meshless_core.dev.processes import ChildProcess\n"
+        "async def main():\n"
+        "    def write(line):\n"
+        "        print(line.split()[-1], flush=True)\n"
+        "    ChildProcess('x', sys.argv[1:], env=dict(os.environ), write=write).start()\n"
+        "    await asyncio.sleep(1000)\n"
+        "asyncio.run(main())\n"
     )
-    child, watched = children.start(f'{sys.executable} -S -c "{code}"', restart="Never")
+    daemon = DAEMON.format(then="time.sleep(1000)")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", supervisor, sys.executable, "-S", "-c", daemon), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    pid = int(await process.stdout.readline())
+    process.kill()
+    await process.wait()
+    assert has_ended(pid)
+
+
+async def test_what_nobody_waits_for_is_reaped(children: Children) -> None:
+    # a grandchild whose parent is gone, and which ends while the process goes on
+    child, watched = children.start("(read line </dev/null & echo $!) ; exec sleep 1000")
     await watched.until(lambda: bool(watched.lines))
-    daemon = int(watched.lines[0].split()[-1])
-    try:
-        await watched.until(lambda: watched.states == [True, False])
-        assert child._task is not None
-        async with asyncio.timeout(20):
-            await child._task
-        assert not has_ended(daemon, within=0)
-    finally:
-        os.kill(daemon, signal.SIGKILL)
+    orphan = int(watched.lines[0].split()[-1])
+    async with asyncio.timeout(20):
+        while os.path.exists(f"/proc/{orphan}"):
+            await asyncio.sleep(0.01)
+    assert child.pid is not None
+
+
+async def test_a_signal_that_python_ignores_is_not_ignored_in_the_program(children: Children) -> None:
+    _, watched = children.start("kill -s PIPE $$; echo alive", restart="Never")
+    await watched.until(lambda: watched.states == [True, False])
+    assert watched.lines == []
 
 
 async def test_what_was_said_right_before_the_end_is_shown_before_the_end_is_told(children: Children) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,32 @@ def meshless_register_authorizer():
 """
 
 
+DAEMON = """\
+import os, time
+if os.fork():
+    time.sleep(1000)
+os.setsid()
+if os.fork():
+    os._exit(0)
+print("daemon", os.getpid(), flush=True)
+time.sleep(1000)
+"""
+
+
 def test_ctrl_c_ends_every_process_and_removes_everything(start: Callable[..., Any], folder: Path, helpers: Any) -> None:
+    (folder / "daemon.py").write_text(DAEMON)
+    with (folder / "shop.yaml").open("a") as file:
+        file.write(helpers.pod("daemon", "node-a", "web", command=f"[env, -i, {sys.executable}, -S, daemon.py]"))
     mesh = start()
+    daemon = int(mesh.wait_for("daemon [0-9]+$").split()[-1])  # without an environment that says where it comes from
     mesh.wait_for("^out: ready$")
-    commands = helpers.processes_of(mesh.run).values()
+    commands = [command for command in helpers.processes_of(mesh.run).values() if "first_process.py" not in command]
     assert sum(" agent " in command for command in commands) == 2
     assert sum("server.py" in command for command in commands) == 3
     before = {entry.name for entry in folder.iterdir()} - {"run"}
     assert mesh.interrupt() == 0
     assert not helpers.processes_of(mesh.run)
+    assert not os.path.exists(f"/proc/{daemon}")
     assert {entry.name for entry in folder.iterdir()} == before
     assert "Traceback" not in mesh.output
 
