@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _BACKLOG: Final = 4096
 _ACCEPTS_PER_WAKE: Final = 64
 _PAUSE_SECONDS: Final = 0.1
+_TURN_SECONDS: Final = 0.005
+_PATIENT_SECONDS: Final = 2.0  # several hundred handshakes
 _CROWD_LOG_SECONDS: Final = 10.0
 
 
@@ -73,6 +75,7 @@ class InboundTunnels:
         self._sweeper: asyncio.TimerHandle | None = None
         self._authenticating: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._leaving: set[asyncio.Task[None]] = set()  # crowded out, but their descriptors are not closed yet
+        self._patient_until = 0.0
         self._crowded_out = 0
         self._crowd_logged = float("-inf")
         self._peers: dict[FramedSession, _Peer] = {}
@@ -100,7 +103,13 @@ class InboundTunnels:
         self._sweeper = self._runtime.loop.call_later(self._runtime.settings.tunnel_idle, self._sweep)
 
     def open(self) -> None:
-        """Begin to accept; does nothing after `stop_accepting`."""
+        """Begin to accept; does nothing after `stop_accepting`.
+
+        Who waited may be more than there are places, and none of them is slow: for as long as they go on waiting, the next ones
+        are taken when a place is free, and nobody is cut for them. A flood gains no more from it than that short while.
+        """
+        patience = min(self._runtime.settings.endpoint_timeout, _PATIENT_SECONDS)
+        self._patient_until = self._runtime.loop.time() + patience
         self._resume()
 
     def stop_accepting(self) -> None:
@@ -135,8 +144,14 @@ class InboundTunnels:
         if len(self._leaving) >= self._few:
             self._pause()  # until the first has left, see `_left`
             return
-        most = _ACCEPTS_PER_WAKE if self._runtime.workers == 1 else 1  # as for clients: workers take turns
-        for _ in range(min(most, self._few)):
+        most = min(_ACCEPTS_PER_WAKE if self._runtime.workers == 1 else 1, self._few)  # as for clients: workers take turns
+        if self._runtime.loop.time() < self._patient_until:
+            most = min(most, limit - len(self._authenticating))
+            if most <= 0:
+                self._pause()
+                self._paused = self._runtime.loop.call_later(_TURN_SECONDS, self._resume)
+                return
+        for _ in range(most):
             if self._listener is None:
                 return
             try:

@@ -107,7 +107,10 @@ async def test_tunnels_wait_until_an_agent_started_again_has_pods_and_leaves(
     make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setattr("meshless_core.agent.agent._PATIENCE", 60.0)
-    mesh = await make_mesh(cart_on="node-b", settings={"endpoint_timeout": Seconds(60), "connect_timeout": Seconds(60)})
+    mesh = await make_mesh(
+        cart_on="node-b",
+        settings={"endpoint_timeout": Seconds(60), "connect_timeout": Seconds(60), "max_tunnels_unauthenticated": 8},
+    )
     await mesh.serve(_echo)
     _, writer = await mesh.dial()
     writer.close()
