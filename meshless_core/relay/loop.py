@@ -14,7 +14,7 @@ import contextlib
 import math
 import select
 import selectors
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Final, Protocol
 
 __all__ = ["BATCH", "DataPathLoop", "DataPathSelector", "Dispatch", "Ready"]
@@ -57,14 +57,22 @@ class DataPathSelector(selectors.BaseSelector):
         self._map = _KeysByFile(self._keys)
         self._fresh: set[int] = set()
         self._reactors: tuple[Dispatch, ...] = ()
+        self._watched: dict[Dispatch, Container[int]] = {}
 
-    def attach(self, dispatch: Dispatch) -> None:
-        """Let a reactor have its events: `dispatch` gets each batch and returns what is not the reactor's."""
+    def attach(self, dispatch: Dispatch, watched: Container[int]) -> None:
+        """Let a reactor have its events.
+
+        Args:
+            dispatch: gets each batch and returns what is not the reactor's.
+            watched: the reactor's descriptors, at any time.
+        """
         self._reactors += (dispatch,)
+        self._watched[dispatch] = watched
 
     def detach(self, dispatch: Dispatch) -> None:
         """Dispatch there no more; the reactor has taken its descriptors out."""
         self._reactors = tuple(one for one in self._reactors if one != dispatch)
+        self._watched.pop(dispatch, None)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, let the reactor work, return what is ready of asyncio's descriptors.
@@ -115,6 +123,10 @@ class DataPathSelector(selectors.BaseSelector):
     def unregister(self, fileobj: _FileObject) -> selectors.SelectorKey:
         """See `selectors.BaseSelector.unregister`."""
         key = self._keys.pop(_registered(fileobj, self._keys))
+        # Who closes first and takes out afterwards may mean a number that has become a reactor's, as when a socket is closed
+        # under a `sock_recv` that was cancelled.
+        if any(key.fd in watched for watched in self._watched.values()):
+            return key
         with contextlib.suppress(OSError):  # closed before: the kernel has forgotten it
             self.epoll.unregister(key.fd)
         return key
@@ -138,6 +150,7 @@ class DataPathSelector(selectors.BaseSelector):
     def close(self) -> None:
         """Close the epoll; nothing that was registered is closed."""
         self._reactors = ()
+        self._watched.clear()
         self._keys.clear()
         self.epoll.close()
 

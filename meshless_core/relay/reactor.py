@@ -73,7 +73,7 @@ class Reactor:
         self._closed = False
         if isinstance(loop, DataPathLoop):
             self._epoll = loop.data_path.epoll
-            loop.data_path.attach(self._dispatch)
+            loop.data_path.attach(self._dispatch, self._handlers)
         else:
             self._epoll = select.epoll()
             loop.add_reader(self._epoll.fileno(), self._turn)

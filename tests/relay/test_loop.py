@@ -106,7 +106,7 @@ def test_a_descriptor_registered_while_a_batch_runs_does_not_get_the_event_of_th
             selector.register(number, selectors.EVENT_READ | selectors.EVENT_WRITE)
         return ready
 
-    selector.attach(replace)
+    selector.attach(replace, ())
     far.send(b"x")
     assert selector.select(1) == []  # readable was the old one
     [(key, events)] = selector.select(1)
@@ -135,6 +135,31 @@ async def test_asyncio_and_a_reactor_each_get_their_own_events(ends):
     data_far.send(b"nobody is told")
     await asyncio.sleep(0.01)
     assert seen == [b"bytes"]
+    data_near.close()
+    data_far.close()
+
+
+async def test_a_socket_closed_under_a_cancelled_call_of_asyncio_takes_no_reactor_its_number(ends):
+    loop = asyncio.get_running_loop()
+    reactor = Reactor(loop)
+    near, _far = ends
+    number = near.fileno()
+    receiving = asyncio.create_task(loop.sock_recv(near, 8))
+    await asyncio.sleep(0)
+    receiving.cancel()
+    near.close()
+    data_near, data_far = socket.socketpair()
+    assert number in (data_near.fileno(), data_far.fileno())
+    if data_far.fileno() == number:
+        data_near, data_far = data_far, data_near
+    seen: asyncio.Queue[bytes] = asyncio.Queue()
+    reactor.add(number, IN, lambda _events: seen.put_nowait(data_near.recv(8)))
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    data_far.send(b"bytes")
+    async with asyncio.timeout(5):
+        assert await seen.get() == b"bytes"
+    reactor.close()
     data_near.close()
     data_far.close()
 
