@@ -5,20 +5,12 @@ Shared by the blocking and the asyncio dialler. This module must not sleep, read
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 
-from meshless_sdk.errors import AgentUnavailable, ConnectError, Draining, InvalidArgument, MeshlessError
-
-TYPE_CHECKING = False  # importing typing costs as much as all the rest
-if TYPE_CHECKING:
-    from typing import Final
+from meshless_sdk.errors import ConnectError, Draining, InvalidArgument, MeshlessError
+from meshless_sdk.patience import Patience, is_absent
 
 __all__ = ["Retry", "Schedule"]
-
-_FIRST_LOOK: Final = 0.01
-_LONGEST_LOOK: Final = 0.25
-_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED})
 
 
 class Retry:
@@ -58,7 +50,7 @@ class Schedule:
         deadline: when to give up, in the caller's clock, seconds; None for never.
     """
 
-    __slots__ = ("_looking", "_random", "_retry", "_tried", "_wait_until", "deadline")
+    __slots__ = ("_patience", "_random", "_retry", "_tried", "deadline")
 
     def __init__(
         self,
@@ -81,14 +73,13 @@ class Schedule:
         self._retry = retry
         self._random = random
         self._tried = 0
-        self._looking = _FIRST_LOOK
-        self._wait_until = now + wait_for_agent
+        self._patience = Patience(now, wait_for_agent)
         self.deadline = None if deadline is None else now + deadline
 
     def pause_after(self, error: MeshlessError, now: float) -> float | None:
         """Seconds to wait before dialling again, None to give up and raise `error`."""
-        if isinstance(error, AgentUnavailable) and error.errno in _ABSENT:
-            pause = self._pause_until_agent(now)
+        if is_absent(error):
+            pause = self._patience.pause(now)
         elif not error.retryable:
             return None
         else:
@@ -106,13 +97,6 @@ class Schedule:
             return limit
         remaining = max(0.0, self.deadline - now)
         return remaining if limit is None else min(limit, remaining)
-
-    def _pause_until_agent(self, now: float) -> float | None:
-        if now >= self._wait_until:
-            return None
-        pause = min(self._looking, self._wait_until - now)
-        self._looking = min(self._looking * 2, _LONGEST_LOOK)
-        return pause
 
     def _backoff(self, error: MeshlessError) -> float:
         if isinstance(error, Draining) and self._tried == 1 and not error.retry_after:
