@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -65,6 +66,64 @@ def agent(pod: Path) -> Iterator[Agent]:
     stand_in = Agent(str(pod / "client" / "meshless"))
     yield stand_in
     stand_in.close()
+
+
+class Looks:
+    """How often this process has asked the kernel to connect a socket, heard of just before it is asked."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._events: dict[int, Callable[[], object]] = {}
+
+    def before(self, number: int, happens: Callable[[], object]) -> None:
+        """Let something happen just before the `number`th look, the first being 1."""
+        self._events[number] = happens
+
+    def begin(self) -> None:
+        self.count += 1
+        self._events.get(self.count, lambda: None)()
+
+
+@pytest.fixture(scope="session")
+def lookers() -> list[Looks]:
+    """Whom to tell about connects: an audit hook cannot be taken away."""
+    told: list[Looks] = []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "socket.connect":
+            for each in told:
+                each.begin()
+
+    sys.addaudithook(hook)
+    return told
+
+
+@pytest.fixture
+def looks(lookers: list[Looks]) -> Iterator[Looks]:
+    one = Looks()
+    lookers.append(one)
+    yield one
+    lookers.remove(one)
+
+
+@pytest.fixture
+def appearing(pod: Path, looks: Looks) -> Iterator[Callable[[int, Handler], None]]:
+    """Let an agent begin to listen in the pod just before the given look, and serve one connection."""
+    begun: list[Agent] = []
+
+    def appear(number: int, handler: Handler) -> None:
+        def begin() -> None:
+            path = pod / "client" / "meshless"
+            path.unlink(missing_ok=True)
+            begun.append(Agent(str(path)))
+            begun[-1].plays(handler)
+
+        looks.before(number, begin)
+
+    yield appear
+    assert begun, "nobody looked often enough"
+    for stand_in in begun:
+        stand_in.close()
 
 
 @pytest.fixture

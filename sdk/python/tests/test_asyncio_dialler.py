@@ -73,9 +73,13 @@ async def test_an_agent_without_version_2_is_dialled_in_version_1() -> None:
             assert connection.handshake_version == 1
 
 
-async def test_an_agent_that_never_comes_is_waited_for_until_the_deadline() -> None:
+async def test_an_agent_that_never_comes_is_waited_for_until_the_deadline(looks: Any) -> None:
     with pytest.raises(meshless_sdk.AgentUnavailable, match="there is no such socket"):
         await meshless_sdk.Dialer(path="/nowhere/meshless").open_connection(SERVICE, deadline=0.05)
+    looked = looks.count
+    with pytest.raises(meshless_sdk.AgentUnavailable, match="there is no such socket"):
+        await meshless_sdk.Dialer(path="/nowhere/meshless", wait_for_agent=0).open_connection(SERVICE)
+    assert looks.count == looked + 1
 
 
 async def test_no_reply_in_time_is_a_handshake_timeout(agent: Any) -> None:

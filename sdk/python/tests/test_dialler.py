@@ -137,11 +137,13 @@ def test_an_agent_that_comes_later_is_waited_for(tmp_path_factory: pytest.TempPa
     timer.join()
 
 
-def test_an_agent_that_never_comes_is_waited_for_until_the_deadline() -> None:
+def test_an_agent_that_never_comes_is_waited_for_until_the_deadline(looks: Any) -> None:
     with pytest.raises(meshless_sdk.AgentUnavailable, match="there is no such socket"):
         meshless_sdk.Dialer(path="/nowhere/meshless").connect(SERVICE, deadline=0.05)
+    looked = looks.count
     with pytest.raises(meshless_sdk.AgentUnavailable, match="there is no such socket"):
         meshless_sdk.Dialer(path="/nowhere/meshless", wait_for_agent=0).connect(SERVICE)
+    assert looks.count == looked + 1
 
 
 def test_an_agent_without_version_2_is_dialled_in_version_1_and_remembered() -> None:

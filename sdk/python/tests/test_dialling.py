@@ -152,9 +152,10 @@ def test_a_bad_service_id_is_found_before_anything_is_sent(pod: Path) -> None:
         meshless_sdk.connect("cart")
 
 
-def test_a_missing_socket_says_what_to_check(pod: Path) -> None:
+def test_a_missing_socket_says_what_to_check(pod: Path, looks: Any) -> None:
     with pytest.raises(meshless_sdk.AgentUnavailable) as caught:
-        meshless_sdk.connect(SERVICE)
+        meshless_sdk.connect(SERVICE, connect_timeout=0)
+    assert looks.count == 1
     where = pod / "client" / "meshless"
     assert str(caught.value) == (
         f"cannot reach the agent at {where}: there is no such socket; "
@@ -168,14 +169,66 @@ def test_a_socket_nobody_listens_on_says_what_to_check(pod: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(pod / "client" / "meshless"))
     with pytest.raises(meshless_sdk.AgentUnavailable, match="nobody listens on it; check that the node's agent runs"):
-        meshless_sdk.connect(SERVICE)
+        meshless_sdk.connect(SERVICE, connect_timeout=0)
 
 
-def test_a_path_that_is_no_stream_socket_says_so(pod: Path) -> None:
+@pytest.mark.parametrize("timeout", [20.0, None])
+def test_a_socket_that_appears_in_time_is_waited_for(appearing: Any, timeout: float | None) -> None:
+    appearing(3, replying(b"\x01\x00220 mail\r\n"))
+    with meshless_sdk.connect(SERVICE, connect_timeout=timeout) as connection:
+        assert connection.recv(100) == b"220 mail\r\n"
+        assert connection.gettimeout() is None
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16) == bytes(16)
+
+
+def test_a_socket_that_is_listened_on_again_in_time_is_waited_for(pod: Path, appearing: Any) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(pod / "client" / "meshless"))
+    appearing(3, replying(b"\x01\x00"))
+    meshless_sdk.connect(SERVICE, connect_timeout=20).close()
+
+
+def test_a_folder_that_appears_in_time_is_waited_for(pod: Path, looks: Any) -> None:
+    (pod / "client").rmdir()
+    (pod / "client").touch()  # not a folder
+
+    def begin() -> None:
+        (pod / "client").unlink()
+        (pod / "client").mkdir()
+        listener.bind(str(pod / "client" / "meshless"))
+        listener.listen()
+        thread.start()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        thread = threading.Thread(target=serve_backlog, args=(listener,))
+        looks.before(3, begin)
+        meshless_sdk.connect(SERVICE, connect_timeout=20).close()
+        thread.join()
+
+
+def test_an_agent_that_never_comes_is_waited_for_until_the_connect_timeout(pod: Path) -> None:
+    with pytest.raises(meshless_sdk.AgentUnavailable, match=r"no such socket; .* \(waited 0\.05 s\)$") as caught:
+        meshless_sdk.connect(SERVICE, connect_timeout=0.05)
+    assert caught.value.errno == errno.ENOENT
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_an_interrupt_while_waiting_for_an_agent_leaves_nothing_open(pod: Path, looks: Any) -> None:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    looks.before(3, lambda: signal.setitimer(signal.ITIMER_REAL, 0.001))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            meshless_sdk.connect(SERVICE, connect_timeout=None)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_path_that_is_no_stream_socket_says_so_at_once(pod: Path, looks: Any) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(pod / "client" / "meshless"))
-        with pytest.raises(meshless_sdk.AgentUnavailable, match="it is not a stream socket; check the path"):
+        with pytest.raises(meshless_sdk.AgentUnavailable, match=r"it is not a stream socket; check the path$"):
             meshless_sdk.connect(SERVICE)
+    assert looks.count == 1
 
 
 def test_without_meshless_dir_the_socket_is_in_slash_meshlet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,9 +114,41 @@ async def test_no_reply_in_time_is_a_handshake_timeout(agent: Any) -> None:
         await meshless_sdk.open_connection(SERVICE, handshake_timeout=0.05)
 
 
-async def test_a_missing_socket_says_what_to_check(pod: Path) -> None:
-    with pytest.raises(meshless_sdk.AgentUnavailable, match="there is no such socket"):
-        await meshless_sdk.open_connection(SERVICE)
+async def test_a_missing_socket_says_what_to_check(pod: Path, looks: Any) -> None:
+    with pytest.raises(meshless_sdk.AgentUnavailable, match=r"there is no such socket; .* set MESHLESS_DIR$"):
+        await meshless_sdk.open_connection(SERVICE, connect_timeout=0)
+    assert looks.count == 1
+
+
+@pytest.mark.parametrize("timeout", [20.0, None])
+async def test_a_socket_that_appears_in_time_is_waited_for(appearing: Any, timeout: float | None) -> None:
+    appearing(3, replying(b"\x01\x00220 mail\r\n"))
+    reader, writer = await meshless_sdk.open_connection(SERVICE, connect_timeout=timeout)
+    assert await reader.readline() == b"220 mail\r\n"
+    await close(writer)
+
+
+async def test_a_socket_that_is_listened_on_again_in_time_is_waited_for(pod: Path, appearing: Any) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(pod / "client" / "meshless"))
+    appearing(3, replying(b"\x01\x00"))
+    _, writer = await meshless_sdk.open_connection(SERVICE, connect_timeout=20)
+    await close(writer)
+
+
+async def test_an_agent_that_never_comes_is_waited_for_until_the_connect_timeout(pod: Path) -> None:
+    with pytest.raises(meshless_sdk.AgentUnavailable, match=r"no such socket; .* \(waited 0\.05 s\)$") as caught:
+        await meshless_sdk.open_connection(SERVICE, connect_timeout=0.05)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+async def test_cancelling_while_waiting_for_an_agent_leaves_nothing_open(pod: Path, looks: Any) -> None:
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(meshless_sdk.open_connection(SERVICE, connect_timeout=None))
+    looks.before(3, lambda: loop.call_soon(task.cancel))  # when it pauses again
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert looks.count == 3
 
 
 async def test_a_bad_service_id_is_found_before_anything_is_sent(pod: Path) -> None:

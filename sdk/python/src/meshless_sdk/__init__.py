@@ -7,7 +7,7 @@ r"""Dial and serve Meshless services by name: standard library only.
 
     reader, writer = await meshless_sdk.open_connection("http.cart.shop")
 
-    dialer = meshless_sdk.Dialer(deadline=3, sticky_key=b"4711") # retries, waits for the agent, says more
+    dialer = meshless_sdk.Dialer(deadline=3, sticky_key=b"4711") # retries, one deadline, says more
     connection = dialer.connect("http.cart.shop")
 
     listener = meshless_sdk.listen("http")                       # an ordinary listening socket
@@ -116,14 +116,15 @@ async def open_connection(
 
     Args:
         service_id: `<service>.<meshlet>.<namespace>`.
-        connect_timeout: seconds to wait until the agent takes the connection, while its backlog is full; None waits for ever.
+        connect_timeout: seconds to wait until the agent takes the connection: while it does not listen yet, because a pod may
+            start before its socket is there, and while its backlog is full. 0 tries once, None waits for ever.
         handshake_timeout: seconds to wait for the reply after that, None waits for ever.
         path: the agent's socket; `$MESHLESS_DIR/client/meshless`, or `/meshlet/client/meshless` without that variable, if None.
         limit: bytes the reader buffers at most, as in `asyncio.open_connection`.
 
     Raises:
         InvalidServiceId: `service_id` cannot be one; nothing was sent.
-        AgentUnavailable: no agent took the connection, or it went away before it replied.
+        AgentUnavailable: no agent took the connection in time, or it went away before it replied.
         HandshakeTimeout: no reply in time.
         ConnectError: the agent refused; one subclass per reply code, `retryable` says whether to try again.
         ProtocolError: what answered is not an agent.

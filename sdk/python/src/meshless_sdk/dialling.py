@@ -1,7 +1,8 @@
 """Dial a service with a blocking socket.
 
 The kernel does the waiting: for room in the agent's backlog (`SO_SNDTIMEO`, unix(7)) and for the reply. An agent that is being
-replaced parks its listener, so a connect that waits is served by the next one.
+replaced parks its listener, so a connect that waits is served by the next one. Only for an agent that does not listen yet there
+is nothing to wait on: `connect` looks again after a pause.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 
 from meshless_sdk.errors import AgentUnavailable, HandshakeTimeout
 from meshless_sdk.paths import address_of, client_socket_path
+from meshless_sdk.patience import Patience
 from meshless_sdk.wire import Reply, encode_request
 
 __all__ = ["connect", "connect_to_agent", "limit_waiting", "receive", "send", "unavailable"]
@@ -31,7 +33,8 @@ def connect(
 
     Args:
         service_id: `<service>.<meshlet>.<namespace>`.
-        connect_timeout: seconds to wait until the agent takes the connection, while its backlog is full; None waits for ever.
+        connect_timeout: seconds to wait until the agent takes the connection: while it does not listen yet, because a pod may
+            start before its socket is there, and while its backlog is full. 0 tries once, None waits for ever.
         handshake_timeout: seconds to wait for the reply after that, None waits for ever. The default is longer than the
             agent's own deadline, so that a slow set-up ends with the agent's reason.
         path: the agent's socket; `$MESHLESS_DIR/client/meshless`, or `/meshlet/client/meshless` without that variable, if None.
@@ -41,7 +44,7 @@ def connect(
 
     Raises:
         InvalidServiceId: `service_id` cannot be one; nothing was sent.
-        AgentUnavailable: no agent took the connection, or it went away before it replied.
+        AgentUnavailable: no agent took the connection in time, or it went away before it replied.
         HandshakeTimeout: no reply in time.
         ConnectError: the agent refused; one subclass per reply code, `retryable` says whether to try again.
         ProtocolError: what answered is not an agent.
@@ -52,7 +55,7 @@ def connect(
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(None)  # the application may have set another default
-        connect_to_agent(connection, where, connect_timeout)
+        _wait_for_agent(connection, where, connect_timeout)
         _shake_hands(connection, service_id, request, handshake_timeout)
     except BaseException:  # also KeyboardInterrupt: nobody else knows the socket
         connection.close()
@@ -60,11 +63,21 @@ def connect(
     return connection
 
 
+def _wait_for_agent(connection: socket.socket, path: str, timeout: float | None) -> None:
+    patience = Patience(time.monotonic(), timeout)
+    while True:
+        try:
+            return connect_to_agent(connection, path, patience.left(time.monotonic()))
+        except AgentUnavailable as error:
+            pause = patience.pause_after(error, time.monotonic())
+        time.sleep(pause)
+
+
 def connect_to_agent(connection: socket.socket, path: str, timeout: float | None) -> None:
     """Connect a blocking socket; the kernel waits for room in the backlog, `timeout` seconds at most.
 
     Raises:
-        AgentUnavailable: no agent took the connection.
+        AgentUnavailable: no agent took the connection; at once if none listens. The socket can be used again.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     try:

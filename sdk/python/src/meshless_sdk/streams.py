@@ -8,8 +8,9 @@ import socket
 import time
 
 from meshless_sdk.dialling import unavailable
-from meshless_sdk.errors import HandshakeTimeout
+from meshless_sdk.errors import AgentUnavailable, HandshakeTimeout
 from meshless_sdk.paths import address_of, client_socket_path
+from meshless_sdk.patience import Patience
 from meshless_sdk.wire import Reply, encode_request
 
 __all__ = ["connect_to_agent", "open_connection", "receive", "send"]
@@ -31,7 +32,7 @@ async def open_connection(
     where = client_socket_path() if path is None else path
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        await connect_to_agent(connection, where, connect_timeout)
+        await _wait_for_agent(connection, where, connect_timeout)
         try:
             async with asyncio.timeout(handshake_timeout) as timer:
                 await _shake_hands(connection, service_id, request)
@@ -45,6 +46,16 @@ async def open_connection(
         raise
 
 
+async def _wait_for_agent(connection: socket.socket, path: str, timeout: float | None) -> None:
+    patience = Patience(time.monotonic(), timeout)
+    while True:
+        try:
+            return await connect_to_agent(connection, path, patience.left(time.monotonic()))
+        except AgentUnavailable as error:
+            pause = patience.pause_after(error, time.monotonic())
+        await asyncio.sleep(pause)
+
+
 async def connect_to_agent(connection: socket.socket, path: str, timeout: float | None) -> None:
     """Connect a non-blocking socket, trying again while the backlog is full, `timeout` seconds at most.
 
@@ -52,7 +63,7 @@ async def connect_to_agent(connection: socket.socket, path: str, timeout: float 
     would take it for connected.
 
     Raises:
-        AgentUnavailable: no agent took the connection.
+        AgentUnavailable: no agent took the connection; at once if none listens. The socket can be used again.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = _FIRST_PAUSE
