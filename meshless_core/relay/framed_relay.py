@@ -189,7 +189,9 @@ class FramedRelay:
                 self._check_done()
             elif type(event) is Reset:
                 outcome = OUTCOME_OF[event.code]
-                self._tunnel_gone(outcome, event.reason, self._far if outcome == "reset" else "agent")
+                # After our GONE a reset says that bytes met nobody: who had left ended it, not who sent them.
+                by = self._near if self._hung_up and self._ended_first == self._near else self._far
+                self._tunnel_gone(outcome, event.reason, by if outcome == "reset" else "agent")
             if self.closed:
                 return list(events[at + 1 :])
         if payload:

@@ -12,6 +12,7 @@ import pytest
 
 from meshless_core.relay import framed
 from meshless_core.relay.framed import FramedSession
+from meshless_core.relay.framed_relay import FramedRelay
 from meshless_core.tunnel import OpenReply, OpenRequest
 from meshless_core.types import ReplyCode
 from tests.relay.framed_sessions import REQUEST, Ends, Sessions, soon, wait
@@ -112,6 +113,23 @@ async def test_bytes_that_meet_the_hang_up_on_their_way_make_it_a_reset(plaintex
     leaving, staying = sort(side, client, service)
     leaving.end.close()
     staying.end.send(b"too late")  # before the loop runs: nobody knows yet
+    results = [await end.over() for end in (leaving, staying)]
+    assert {(result.outcome, result.ended_by, reusable) for result, reusable in results} == {("reset", side, False)}
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_bytes_written_while_the_hang_up_is_handed_on_end_it_by_the_one_who_left(plaintext, side, monkeypatch):
+    client, service = await plaintext.connect()
+    leaving, staying = sort(side, client, service)
+    follow = FramedRelay._follow_peer
+
+    def write_first(relay):
+        if relay._peer_gone:
+            staying.end.send(b"too late")
+        follow(relay)
+
+    monkeypatch.setattr(FramedRelay, "_follow_peer", write_first)
+    leaving.end.close()
     results = [await end.over() for end in (leaving, staying)]
     assert {(result.outcome, result.ended_by, reusable) for result, reusable in results} == {("reset", side, False)}
 
