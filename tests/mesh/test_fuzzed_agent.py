@@ -129,36 +129,41 @@ def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningMesh
 @pytest.mark.slow
 @pytest.mark.timeout(max(120, INPUTS / 10))
 def test_every_client_is_answered_and_no_service_gets_a_byte_before_a_yes(mesh: RunningMesh) -> None:
-    factories, starts, dice = installed(), seeds(), random.Random(11)
+    factories, starts = installed(), seeds()
     cart = Recorder(mesh.pod("cart-0") / "server" / "http")
     bank = Recorder(mesh.pod("bank-0") / "server" / "tls")
     path = mesh.client_path("web-0")
     connected = 0
+    late = 0  # refused for their short deadline: behind a tunnel the connection to the service may still come, without a byte
     try:
         for number in range(INPUTS):
+            dice = random.Random(number)  # its own: how many pieces a client gets rid of before a refusal depends on time
             data = draw(dice, starts) or b"\0"
             answer = ask(path, dice, data)
             came = cart.brought()
             at = f"number {number}, input {data[:500]!r}, answer {answer[:300]!r}, the service got {came}"
-            assert len(came) <= 1, at
-            if data[0] not in factories:
-                assert answer, at
-                assert not came, at
-                continue
-            handshake = factories[data[0]]()
-            outcome, what, behind = judge(handshake, iter((data,)), end=True)
-            asked = isinstance(what, HandshakeRequest) and str(what.service_id) == CART
             assert answer or came, f"a silent close: {at}"
-            hurried = isinstance(what, HandshakeRequest) and what.timeout is not None and what.timeout < 1
-            if asked and not hurried:
-                assert came, at
+            outcome, what, behind = "error", None, b""
+            if data[0] in factories:
+                outcome, what, behind = judge(factories[data[0]](), iter((data,)), end=True)
+            request = what if isinstance(what, HandshakeRequest) else None
+            asked = request is not None and str(request.service_id) == CART
+            hurried = request is not None and request.timeout is not None and request.timeout < 1
+            if late and len(came) > asked and not came[0]:
+                late -= 1
+                del came[0]
+            if asked and hurried and not came:
+                late += 1
+            assert len(came) <= (data[0] in factories), at
+            assert came or hurried or not asked, at
             connected += len(came)
             for brought in came:
                 if data[0] < ord("A") or data.startswith(b"CONNECT "):
+                    assert request is not None, at
                     assert asked, at
                     assert behind.startswith(brought), at
                     assert says_yes(answer) or not brought, at
-                    assert brought == behind or hurried or what.accepts_descriptor, at  # type: ignore[union-attr] # asked says that it is one
+                    assert brought == behind or hurried or request.accepts_descriptor, at
                 else:  # cut at a request that must not pass, or when it was read in pieces before that one came
                     assert outcome in ("request", "error"), at
                     assert data.startswith(brought), at
