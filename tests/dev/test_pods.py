@@ -86,7 +86,7 @@ async def test_a_pod_is_ready_while_all_its_containers_run_and_their_output_is_t
     await pods.processes.apply(
         {CART: run(("sh", "-c", "echo first; exec sleep 1000"), ("sh", "-c", "echo second; exec sleep 1000"))}
     )
-    await pods.until(lambda: len(pods.lines) == 2)
+    await pods.until(lambda: len(pods.lines) == 2 and len(pods.ready) == 2)  # they come by two pipes: in any order
     assert sorted(pods.lines) == ["[shop/cart-0/c0] first\n", "[shop/cart-0/c1] second\n"]
     assert pods.ready == [(CART, False), (CART, True)]
     first, _ = pods.processes.processes
