@@ -190,11 +190,16 @@ def kill(pid: int) -> None:
 
 
 def pid_of_pod(run: Path, pod: str) -> int:
-    for environ in Path("/proc").glob("[0-9]*/environ"):
+    """The cart itself, whose connections end with it: its parent, the first process of the pod, has the same environment."""
+    parents: dict[int, int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            variables = environ.read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
             if f"POD_NAME={pod}".encode() in variables and f"MESHLESS_DIR={run}/pods/shop/{pod}".encode() in variables:
-                return int(environ.parent.name)
+                parents[int(process.name)] = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    for pid, parent in parents.items():
+        if parent in parents:
+            return pid
     raise SystemExit(f"no process of pod {pod}")
 
 
