@@ -106,7 +106,7 @@ class DocumentSet:
             return Outcome.STALE
         fingerprint = hashlib.blake2b(payload, digest_size=16).digest()
         if self._fingerprints.get(topic) == fingerprint:
-            return Outcome.SAME  # most of what a new subscription tells is known: do not decode it again
+            return self._confirm(topic)  # most of what a new subscription tells is known: do not decode it again
         try:
             document = decode_document(topic, payload)
         except DocumentError as error:
@@ -117,7 +117,7 @@ class DocumentSet:
                 return Outcome.STALE
             if _order(document) == _order(held):
                 if document.digest == held.digest:
-                    return Outcome.SAME
+                    return self._confirm(topic)
                 return self._reject(
                     topic,
                     Outcome.CONFLICT,
@@ -148,6 +148,10 @@ class DocumentSet:
                 self._fingerprints.pop(dropped, None)
                 self._rejected.pop(dropped, None)
         return Outcome.CHANGED
+
+    def _confirm(self, topic: str) -> Outcome:
+        self._rejected.pop(topic, None)
+        return Outcome.SAME
 
     def _reject(self, topic: str, outcome: Outcome, why: str) -> Outcome:
         self._rejected[topic] = why

@@ -133,6 +133,19 @@ def test_bad_bytes_are_refused_and_the_last_good_stays() -> None:
     assert offer(held, cart) is Outcome.SAME
 
 
+def test_what_is_held_coming_again_ends_a_complaint() -> None:
+    held, cart = DocumentSet("node-a"), meshlet("cart")
+    listing = manifest(cart)
+    for document in (listing, cart):
+        offer(held, document)
+    for document in (listing, cart):
+        held.offer(document.topic, b"{")
+    assert held.rejected.keys() == {MANIFEST, cart.topic}
+    for document in (listing, cart):
+        assert offer(held, document) is Outcome.SAME
+    assert held.rejected == {}
+
+
 names = st.sampled_from(["a", "b", "c"])
 numbers = st.integers(1, 4)
 plain = st.builds(
