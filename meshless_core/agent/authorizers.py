@@ -131,7 +131,7 @@ class AuthorizerPanel:
                 continue
             try:
                 if loop is None or isinstance(one, InlineAuthorizer):
-                    await asyncio.wait_for(stop(), self._timeout)
+                    await asyncio.wait_for(_call(stop), self._timeout)
                 else:
                     future = asyncio.run_coroutine_threadsafe(_call(stop), loop)
                     await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)

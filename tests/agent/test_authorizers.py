@@ -216,6 +216,25 @@ async def test_a_time_limit_of_its_own_that_passes_in_start_is_told_as_its_own(k
     assert "start failed: TimeoutError: the database did not answer; check" in await _start_that_never_ends(panel)
 
 
+@pytest.mark.parametrize("kind", [Inline, Waiting])
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=["exits", "cancels-itself"])
+async def test_one_that_misbehaves_in_its_stop_keeps_no_other_from_its_own(kind: Any, error: BaseException) -> None:
+    stopped: list[str] = []
+
+    class Other(Inline):
+        async def stop(self) -> None:
+            stopped.append("other")
+
+    class Leaving(kind):  # type: ignore[misc]  # the base is a parameter
+        async def stop(self) -> None:
+            raise error
+
+    panel = AuthorizerPanel([("other", Other(ALLOW)), ("leaving", Leaving(ALLOW))], timeout=5)
+    await panel.start()
+    await panel.stop()
+    assert stopped == ["other"]
+
+
 # --- times and failures -------------------------------------------------------------------------------------------------
 
 
