@@ -214,6 +214,8 @@ class LeafStore:
                         f"the issuer's leaf for {entry.identity} does not lead to a trusted root; check its directory"
                     )
         except IdentityError as error:
+            if self._entries.get(entry.identity.ref) is entry:  # else its files are those of the next one for this meshlet
+                self._tidy(entry)  # what was written before it was refused: each attempt has files of its own
             self._note_failure(entry, error)
             return
         previous = entry.leaf

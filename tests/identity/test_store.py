@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from cryptography import x509
 
@@ -238,6 +239,26 @@ async def test_a_leaf_for_somebody_else_is_refused(held: Fixture) -> None:
     await held.store.step()
     assert held.store.get(CART_ID) is None
     assert "not spiffe://mesh.test/ns/shop/meshlet/cart" in held.store.problems()[CART_ID]
+
+
+async def test_leaves_that_lead_to_no_trusted_root_do_not_pile_up(held: Fixture, tmp_path: Path) -> None:
+    stranger = CertificateAuthority.create(tmp_path / "stranger", "mesh.test", clock=held.clock)
+    issue = held.issuer.issue
+
+    async def of_a_stranger(identity: Identity, request: str) -> Any:
+        return attrs.evolve(await issue(identity, request), chain_pem=stranger.issue(request, identity))
+
+    held.store.require({CART})
+    await held.store.step()
+    good = held.files()
+    held.issuer.issue = of_a_stranger
+    held.clock.now += 13 * HOUR
+    for _ in range(3):
+        await held.store.step()
+        held.clock.now += 120
+    assert "does not lead to a trusted root" in held.store.problems()[CART_ID]
+    assert held.files() == good
+    assert credentials(held)
 
 
 async def test_a_failing_callback_stops_nothing(held: Fixture, caplog: pytest.LogCaptureFixture) -> None:
