@@ -131,8 +131,10 @@ class IssuerServer:
                 except BlockingIOError:
                     continue
                 except OSError as error:
+                    loop.remove_reader(listener.fileno())  # out of descriptors: do not spin until one is free
                     logger.error("cannot accept leaf requests of node %s: %s", node, error)
-                    await asyncio.sleep(self._refresh_interval)  # out of descriptors: do not spin until one is free
+                    await asyncio.sleep(self._refresh_interval)
+                    loop.add_reader(listener.fileno(), readable.set)
                     continue
                 busy = len(connections) >= self._max_connections
                 task = asyncio.create_task(self._handle(node, connection, busy), name=f"issuer-{node}-connection")

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -165,3 +168,21 @@ async def test_no_key_is_ever_logged_or_sent(house: House, tmp_path: Path, caplo
     assert key_lines
     assert not any(line in caplog.text for line in key_lines)
     assert "PRIVATE" not in caplog.text
+
+
+async def test_without_descriptors_it_looks_away_from_its_listener(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    listener = bind_issuer_socket(house.path.with_name("node-b.sock"))
+    house.server.add_node("node-b", listener)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client, contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                stack.enter_context(open(os.devnull, "rb"))  # noqa: ASYNC230 - takes no time
+        client.connect(str(house.path.with_name("node-b.sock")))
+        async with asyncio.timeout(20):
+            while "cannot accept leaf requests of node node-b" not in caplog.text:
+                await asyncio.sleep(0)
+        assert not loop.remove_reader(listener.fileno()), "it would wake the loop for as long as nobody can be accepted"
