@@ -77,6 +77,7 @@ class AdminServer:
         self._address = address
         self._handlers = handlers
         self._server: asyncio.Server | None = None
+        self._socket: os.stat_result | None = None  # the file of ours, if it is a Unix socket
         self._clients = 0
 
     async def start(self) -> None:
@@ -92,6 +93,7 @@ class AdminServer:
                 path.unlink(missing_ok=True)
                 listener = _bind(path)
                 try:
+                    self._socket = os.lstat(path)
                     self._server = await asyncio.start_unix_server(
                         self._serve, sock=listener, limit=_MAX_REQUEST_BYTES, **_LEAVE_THE_FILE
                     )
@@ -110,10 +112,15 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._server is not None:
-            self._server.close()
-            if self._address.startswith("unix:"):
-                Path(self._address.removeprefix("unix:")).unlink(missing_ok=True)
+        if self._server is None:
+            return
+        if self._socket is not None:
+            path = Path(self._address.removeprefix("unix:"))
+            with contextlib.suppress(FileNotFoundError):
+                # the next agent may listen there by now; it cannot have our number while we listen
+                if os.path.samestat(os.lstat(path), self._socket):
+                    path.unlink()
+        self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
@@ -158,7 +165,10 @@ class AdminServer:
         await writer.drain()
 
     async def _answer(self, request: h11.Request) -> Answer:
-        url = urlsplit(request.target.decode("ascii", "replace"))
+        try:
+            url = urlsplit(request.target.decode("ascii", "replace"))
+        except ValueError as error:
+            return Answer.text(f"bad request: {error}", 400)
         if request.method not in (b"GET", b"HEAD"):
             return Answer.text("only GET is served here", 405)
         handler = self._handlers.get(url.path)

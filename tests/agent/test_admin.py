@@ -83,3 +83,29 @@ async def test_a_client_that_does_not_read_is_cut_and_its_answer_let_go(
             got += len(data)
     assert got < size
     await server.stop()
+
+
+async def test_a_target_that_is_no_url_is_a_bad_request(tmp_path: Path) -> None:
+    server = AdminServer(f"unix:{tmp_path / 'admin.sock'}", {"/hello": hello})
+    await server.start()
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "admin.sock"))
+    writer.write(b"GET //[ HTTP/1.1\r\nHost: agent\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    await writer.wait_closed()
+    await server.stop()
+
+
+async def test_one_that_ends_late_leaves_the_socket_of_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    former, following = (AdminServer(f"unix:{path}", {"/hello": hello}) for _ in range(2))
+    await former.start()
+    await following.start()
+    await former.stop()
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(b"GET /hello HTTP/1.1\r\nHost: agent\r\n\r\n")
+    assert (await reader.read()).endswith(b"hello\n")
+    writer.close()
+    await writer.wait_closed()
+    await following.stop()
+    assert os.listdir(tmp_path) == []
