@@ -23,6 +23,7 @@ from meshless_core.documents import PodPlacement
 from meshless_core.errors import SocketDirectoryError
 from meshless_core.socketd import protocol
 from meshless_core.socketd.readiness import readable
+from meshless_core.socketd.task_end import end_task
 
 __all__ = ["PodSockets", "SocketdClient"]
 
@@ -93,9 +94,7 @@ class SocketdClient:
     async def stop(self) -> None:
         """Stop following; what was handed over stays the callee's."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
 
     async def _run(self) -> None:
         delay = _FIRST_RETRY

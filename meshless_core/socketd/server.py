@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -22,6 +23,7 @@ from meshless_core.errors import SocketDirectoryError
 from meshless_core.socketd import protocol
 from meshless_core.socketd.directories import ParkedPod
 from meshless_core.socketd.readiness import writable
+from meshless_core.socketd.task_end import end_task
 from meshless_core.types import MeshletRef, PodRef
 
 __all__ = ["PodParking", "SocketdServer"]
@@ -29,6 +31,7 @@ __all__ = ["PodParking", "SocketdServer"]
 logger = logging.getLogger(__name__)
 
 _ACCEPT_PAUSE_SECONDS: Final = 0.1
+_HELLO_SECONDS: Final = 5.0
 
 
 class PodParking(Protocol):
@@ -92,32 +95,19 @@ class SocketdServer:
         try:
             self._control_path.parent.mkdir(parents=True, exist_ok=True)
             self._control_path.unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            folder = os.open(self._control_path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                path = f"/proc/self/fd/{folder}/{self._control_path.name}"
-                listener.bind(path)
-                os.chmod(path, 0o600)
-                for uid in self._uids - {os.getuid()}:
-                    os.chown(path, uid, -1)
-                listener.listen(8)
-                self._control = os.stat(path, follow_symlinks=False)
-            finally:
-                os.close(folder)
+            self._listener = self._listen()
         except OSError as error:
             raise SocketDirectoryError(
-                f"cannot listen on socketd's control socket {self._control_path}: {error.strerror}"
+                f"cannot listen on socketd's control socket {self._control_path}: {error.strerror or error}"
             ) from error
-        self._listener = listener
         self._accepting = asyncio.create_task(self._accept(), name=f"socketd-{self._node}")
 
     async def stop(self, *, remove: bool = True) -> None:
         """Stop serving; with `remove`, delete the pods' folders too."""
-        for task in (self._accepting, self._serving):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        if self._accepting is not None:
+            await end_task(self._accepting)
+        if self._serving is not None:
+            await end_task(self._serving)
         if self._listener is not None:
             with contextlib.suppress(FileNotFoundError):
                 # the next one may listen there by now; it cannot have our number while we listen
@@ -171,6 +161,25 @@ class SocketdServer:
             self._ack_event.clear()
             await self._ack_event.wait()
 
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            folder = os.open(self._control_path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                path = f"/proc/self/fd/{folder}/{self._control_path.name}"
+                listener.bind(path)
+                os.chmod(path, 0o600)
+                for uid in self._uids - {os.getuid()}:
+                    os.chown(path, uid, -1)
+                listener.listen(8)
+                self._control = os.stat(path, follow_symlinks=False)
+            finally:
+                os.close(folder)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+
     def _send(self, message: protocol.Message) -> None:
         if self._outbox is not None:
             self._outbox.put_nowait(message)
@@ -186,28 +195,16 @@ class SocketdServer:
                 await asyncio.sleep(_ACCEPT_PAUSE_SECONDS)  # out of descriptors: the agent waits in the backlog
                 continue
             try:
-                _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-                if uid not in self._uids:
-                    logger.error("socketd refused uid %d on %s: not the agent's user", uid, self._control_path)
-                    connection.close()
-                    continue
-                packet = await asyncio.wait_for(loop.sock_recv(connection, protocol.MAX_MESSAGE_BYTES), 5.0)
-                hello = protocol.decode(packet) if packet else None
-                if not isinstance(hello, protocol.Hello):
-                    raise SocketDirectoryError("the first message was not hello")
-                if (hello.version, hello.node) != (protocol.PROTOCOL_VERSION, self._node):
-                    raise SocketDirectoryError(
-                        f"agent of node {hello.node!r} with protocol {hello.version} connected; "
-                        f"this socketd serves node {self._node!r} with protocol {protocol.PROTOCOL_VERSION}"
-                    )
+                await self._greet(connection)
+                if self._serving is not None:
+                    await end_task(self._serving)
             except (OSError, SocketDirectoryError, TimeoutError) as error:
-                logger.warning("socketd %s: agent connection refused: %s", self._node, error)
+                logger.warning("socketd %s: agent connection refused: %s", self._node, error or "it says nothing")
                 connection.close()
                 continue
-            if self._serving is not None:
-                self._serving.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._serving
+            except BaseException:
+                connection.close()
+                raise
             self._acked.clear()
             self._outbox = asyncio.Queue()
             for parked in self._pods.values():
@@ -215,26 +212,49 @@ class SocketdServer:
             if self._complete:
                 self._outbox.put_nowait(protocol.SnapshotSent())
             self._serving = asyncio.create_task(self._serve(connection, self._outbox), name=f"socketd-{self._node}-agent")
+            self._serving.add_done_callback(partial(_close, connection))
+
+    async def _greet(self, connection: socket.socket) -> None:
+        """Find out whether this is our agent.
+
+        Raises:
+            SocketDirectoryError: it is not.
+            TimeoutError: it does not say so.
+            OSError: it broke off.
+        """
+        _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in self._uids:
+            raise SocketDirectoryError(f"uid {uid} on {self._control_path} is not the agent's user")
+        loop = asyncio.get_running_loop()
+        packet = await asyncio.wait_for(loop.sock_recv(connection, protocol.MAX_MESSAGE_BYTES), _HELLO_SECONDS)
+        hello = protocol.decode(packet) if packet else None
+        if not isinstance(hello, protocol.Hello):
+            raise SocketDirectoryError("the first message was not hello")
+        if (hello.version, hello.node) != (protocol.PROTOCOL_VERSION, self._node):
+            raise SocketDirectoryError(
+                f"agent of node {hello.node!r} with protocol {hello.version} connected; "
+                f"this socketd serves node {self._node!r} with protocol {protocol.PROTOCOL_VERSION}"
+            )
 
     async def _serve(self, connection: socket.socket, outbox: asyncio.Queue[protocol.Message]) -> None:
+        """Tell an agent everything until it, or we, go; the connection is closed by who started this."""
         reader = asyncio.create_task(self._read_acks(connection), name=f"socketd-{self._node}-acks")
+        getter: asyncio.Task[protocol.Message] | None = None
         try:
             while not reader.done():
-                getter = asyncio.ensure_future(outbox.get())
+                getter = asyncio.create_task(outbox.get())
                 await asyncio.wait({getter, reader}, return_when=asyncio.FIRST_COMPLETED)
                 if not getter.done():
-                    getter.cancel()
                     break
                 await self._send_message(connection, getter.result())
         except OSError as error:
             logger.info("socketd %s: agent connection ended: %s", self._node, error)
         finally:
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError, SocketDirectoryError):
-                await reader
-            connection.close()
+            if getter is not None:
+                getter.cancel()
             if self._outbox is outbox:
                 self._outbox = None
+            await end_task(reader)
 
     async def _send_message(self, connection: socket.socket, message: protocol.Message) -> None:
         while True:
@@ -252,11 +272,20 @@ class SocketdServer:
                 return
 
     async def _read_acks(self, connection: socket.socket) -> None:
+        """Note what the agent has taken over; returns when it is gone, or says anything else."""
         loop = asyncio.get_running_loop()
-        while packet := await loop.sock_recv(connection, protocol.MAX_MESSAGE_BYTES):
-            message = protocol.decode(packet)
-            if not isinstance(message, protocol.Ack):
-                raise SocketDirectoryError(f"socketd protocol: an agent may only acknowledge, not {type(message).__name__}")
-            if message.uid:
-                self._acked.add(message.uid)
-            self._ack_event.set()
+        try:
+            while packet := await loop.sock_recv(connection, protocol.MAX_MESSAGE_BYTES):
+                message = protocol.decode(packet)
+                if not isinstance(message, protocol.Ack):
+                    raise SocketDirectoryError(f"socketd protocol: an agent may only acknowledge, not {type(message).__name__}")
+                if message.uid:
+                    self._acked.add(message.uid)
+                self._ack_event.set()
+        except (OSError, SocketDirectoryError) as error:
+            logger.info("socketd %s: agent connection ended: %s", self._node, error)
+
+
+def _close(connection: socket.socket, _task: asyncio.Task[None]) -> None:
+    """Whatever ended the task, also before its first step."""
+    connection.close()

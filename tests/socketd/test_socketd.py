@@ -359,3 +359,62 @@ async def test_an_agent_that_waits_for_its_socketd_says_so_once(tmp_path: Path, 
     assert "has 0 pods for this agent" in caplog.messages[1]
     await agent.kill()
     await server.stop()
+
+
+async def test_an_agent_that_is_replaced_leaves_no_task(server: SocketdServer, tmp_path: Path) -> None:
+    agent = await _agent(tmp_path)
+    await server.wait_served()
+    before = len(asyncio.all_tasks())
+    for _ in range(5):
+        former, agent = agent, await _agent(tmp_path)
+        await former.kill()
+    await server.wait_served()
+    async with asyncio.timeout(20):
+        while len(asyncio.all_tasks()) > before:
+            await asyncio.sleep(0)
+    await agent.kill()
+
+
+async def test_it_stops_also_while_one_agent_replaces_another(tmp_path: Path) -> None:
+    server = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), tmp_path / "ctl" / "socketd.sock")
+    await server.start()
+    server.set_pods([WEB])
+    first = await _agent(tmp_path)
+    serving = server._serving
+    assert serving is not None
+    second = Agent(tmp_path / "ctl" / "socketd.sock")
+    await second.client.start()
+    async with asyncio.timeout(20):
+        while not serving.cancelling():
+            await asyncio.sleep(0)
+    stopping = asyncio.create_task(server.stop())
+    await asyncio.wait({stopping}, timeout=20)
+    assert stopping.done()
+    await stopping
+    await first.kill()
+    await second.kill()
+
+
+async def test_a_control_socket_that_cannot_be_bound_leaves_no_descriptor(tmp_path: Path) -> None:
+    server = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), tmp_path / ("long" * 30))
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(
+        SocketDirectoryError, match=r"cannot listen on socketd's control socket .*: AF_UNIX path too long"
+    ) as caught:
+        await server.start()
+    assert os.listdir("/proc/self/fd") == before, caught  # whose traceback holds what was not closed
+    await server.stop()
+
+
+async def test_one_that_stops_while_an_agent_says_nothing_closes_its_connection(tmp_path: Path) -> None:
+    server = SocketdServer("node-a", PodDirectories(tmp_path / "pods"), tmp_path / "ctl" / "socketd.sock")
+    await server.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.connect(str(tmp_path / "ctl" / "socketd.sock"))
+        before = len(os.listdir("/proc/self/fd"))
+        async with asyncio.timeout(20):
+            while len(os.listdir("/proc/self/fd")) == before:
+                await asyncio.sleep(0)
+        await server.stop()
+        silent.settimeout(20)
+        assert await asyncio.to_thread(silent.recv, 1) == b""
