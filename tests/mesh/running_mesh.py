@@ -27,18 +27,25 @@ SECONDS = 30.0
 _T = TypeVar("_T")
 
 
-def until(condition: Callable[[], _T | None], what: str | Callable[[], str], seconds: float = SECONDS) -> _T:
-    """Poll until `condition` is true; returns its value.
+def until(
+    condition: Callable[[], _T | None],
+    what: str | Callable[[], str],
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> _T:
+    """Poll until `condition` is true, for so many seconds of `clock`; returns its value.
 
     Raises:
         AssertionError: it did not become true in time, with `what` was waited for.
     """
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
+    deadline = clock() + seconds
+    while True:
+        last = clock() > deadline  # before the look: one that was late itself has seen nothing late
+        if value := condition():
+            return value
+        if last:
             raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what}")
         time.sleep(0.01)
-    return value
 
 
 def raise_open_files() -> int:
