@@ -261,6 +261,14 @@ class CredentialsSource(Protocol):
         """Current credentials for a local meshlet's identity, None if this agent holds none."""
         ...
 
+    def expects(self, identity: Identity) -> bool:
+        """Whether this agent is to hold credentials for `identity`.
+
+        If it does not hold any yet they are on their way, as for a pod that was added a moment ago: a transport that is asked
+        for them lets the peer wait for a while instead of refusing it.
+        """
+        ...
+
 
 class SecureStream(Protocol):
     """An authenticated, encrypted, ordered byte stream between two agents, non-blocking.

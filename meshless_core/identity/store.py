@@ -158,6 +158,11 @@ class LeafStore:
             return None
         return entry.credentials
 
+    def expects(self, identity: Identity) -> bool:
+        """Whether `identity` is that of a required meshlet, whatever there is of its leaf."""
+        entry = self._entries.get(identity.ref)
+        return entry is not None and entry.identity == identity
+
     def problems(self) -> Mapping[Identity, str]:
         """For each local identity whose last renewal failed: why. For `meshless check` and the readiness probe."""
         return {entry.identity: entry.problem for entry in self._entries.values() if entry.problem}

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import socket
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from meshless_core.config import Seconds
 from meshless_core.hookspecs import SecureStream
 from meshless_core.identity import bind_issuer_socket
-from meshless_core.types import Identity, ReplyCode
+from meshless_core.types import Identity, ReplyCode, ServiceId
 
 MakeMesh = Callable[..., Awaitable[Any]]
 
@@ -157,3 +158,47 @@ async def test_an_agent_whose_leaf_does_not_come_says_so_after_a_while(
     assert await mesh.refusal() is ReplyCode.TUNNEL_FAILED
     mesh.agents["node-a"].runtime.access_log.flush()
     assert "unrecognized name" in mesh.lines[-1]
+
+
+LATE = """
+---
+apiVersion: meshless.dev/v1
+kind: Meshlet
+metadata: {namespace: shop, name: late}
+spec: {server: {selector: {app: late}, services: [{name: http}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: late-0, uid: late-0-uid, labels: {meshless/meshlet: late, app: late}}
+spec: {nodeName: node-b}
+"""
+
+
+async def test_a_pod_added_to_a_running_agent_can_be_dialled_before_its_leaf_is_there(
+    make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = await make_mesh(cart_on="node-b")
+    agent, gate = mesh.agents["node-b"], asyncio.Event()
+    issue = agent.leaves._issuer.issue
+
+    async def issue_late(identity: Identity, request: str) -> Any:
+        await gate.wait()
+        return await issue(identity, request)
+
+    monkeypatch.setattr(agent.leaves, "_issuer", SimpleNamespace(issue=issue_late))
+    allowed = "{namespace: shop, meshlet: cart, service: http}"
+    mesh.objects.set(mesh.text.replace(allowed, f"{allowed}, {{namespace: shop, meshlet: late, service: http}}") + LATE)
+    late = ServiceId("http", "late", "shop")
+    async with asyncio.timeout(20):
+        while "late-0-uid" not in agent.runtime.pods:
+            await asyncio.sleep(0.005)
+        while any(one.runtime.table.route(late) is None for one in mesh.agents.values()):
+            await asyncio.sleep(0.005)
+        await mesh.serve(_echo, "late-0")
+        client = await mesh.open(request=b"\x01\x0ehttp.late.shop")
+        waiting = asyncio.create_task(mesh.verdict(client))
+        while not agent.inbound.authenticating and not waiting.done():
+            await asyncio.sleep(0)
+        gate.set()
+        assert await waiting is ReplyCode.OK
+    client.close()

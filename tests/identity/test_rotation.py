@@ -41,6 +41,9 @@ class Agent:
     def get(self, identity: Identity) -> LeafCredentials | None:
         return LeafCredentials.of(self.leaf, self.bundle) if identity == self.identity else None
 
+    def expects(self, identity: Identity) -> bool:
+        return identity == self.identity
+
 
 @pytest.fixture
 def agents(tmp_path: Path) -> tuple[CertificateAuthority, Agent, Agent]:

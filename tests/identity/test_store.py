@@ -58,9 +58,14 @@ def credentials(held: Fixture) -> Any:
 async def test_it_gets_a_leaf_for_each_required_meshlet_and_no_other(held: Fixture) -> None:
     source: CredentialsSource = held.store
     held.store.require({CART})
+    assert source.expects(CART_ID)
+    assert source.get(CART_ID) is None
     await held.store.step()
     found = credentials(held)
     assert found.identity == CART_ID
+    assert source.expects(CART_ID)
+    assert not source.expects(Identity("mesh.test", "shop", "db"))
+    assert not source.expects(Identity("other.test", "shop", "cart"))
     assert source.get(Identity("mesh.test", "shop", "db")) is None
     assert source.get(Identity("other.test", "shop", "cart")) is None
     assert held.issuer.asked == [CART_ID]

@@ -126,9 +126,13 @@ class Source:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.held: dict[Identity, FileCredentials] = {}
+        self.expected: set[Identity] = set()
 
     def get(self, identity: Identity) -> FileCredentials | None:
         return self.held.get(identity)
+
+    def expects(self, identity: Identity) -> bool:
+        return identity in self.expected or identity in self.held
 
     def hold(self, identity: Identity, leaf: Signer, bundle: str, *, extra: str = "") -> FileCredentials:
         """Present `leaf` (followed by `extra` certificates) as `identity`, trusting `bundle`."""

@@ -222,6 +222,38 @@ async def test_a_target_this_agent_does_not_have_is_refused(mesh: Any, name: str
     await drain(opening, "unrecognized.name")
 
 
+async def test_a_leaf_that_is_on_its_way_is_waited_for(mesh: Any) -> None:
+    leaf = mesh.server_source.held.pop(CART)
+    looked = asyncio.Event()
+
+    class Source:
+        trust_domain = mesh.server_source.trust_domain
+
+        def get(self, identity: Identity) -> Any:
+            return mesh.server_source.get(identity)
+
+        def expects(self, identity: Identity) -> bool:
+            looked.set()
+            return identity == CART
+
+    mesh.server = TlsTransport(Options(), Source())
+    opening = asyncio.create_task(mesh.pair())
+    await looked.wait()
+    mesh.server_source.held[CART] = leaf
+    connecting, accepting = await opening
+    assert (connecting.peer, accepting.peer) == (CART, WEB)
+    connecting.close()
+    accepting.close()
+
+
+async def test_a_leaf_that_never_comes_is_told_in_time(mesh: Any) -> None:
+    mesh.server_source.held.clear()
+    mesh.server_source.expected.add(CART)
+    mesh.server = TlsTransport(Options(handshake_timeout=0.2), mesh.server_source)
+    connecting, accepting = await mesh.outcomes()
+    assert (connecting.reason, accepting.reason) == ("peer_alert", "unknown_server_name")
+
+
 async def test_the_client_sees_the_servers_alert_by_name(mesh: Any) -> None:
     connecting, accepting = await mesh.outcomes(target=DB)
     assert isinstance(connecting, TransportError)

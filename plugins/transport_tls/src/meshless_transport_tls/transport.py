@@ -10,12 +10,14 @@ import asyncio
 import datetime
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable
+from typing import Final
 
 from cryptography.x509.oid import ObjectIdentifier
 
-from meshless_core import CredentialsSource, Identity, InvalidNameError, TransportError
+from meshless_core import Credentials, CredentialsSource, Identity, InvalidNameError, TransportError
 from meshless_transport_tls.client_hello import TLS_1_3, ClientHello
 from meshless_transport_tls.contexts import ALPN, Contexts
 from meshless_transport_tls.failures import Alert, Reason, alert_record, failure
@@ -26,6 +28,9 @@ from meshless_transport_tls.session import Session, read_client_hello, refuse
 from meshless_transport_tls.stream import TlsStream
 
 __all__ = ["TlsTransport"]
+
+_LEAF_SHARE: Final = 0.5  # of handshake_timeout
+_LEAF_POLL_SECONDS: Final = 0.02  # a CredentialsSource has no event
 
 
 class TlsTransport:
@@ -122,7 +127,7 @@ class TlsTransport:
             async with asyncio.timeout(self._options.handshake_timeout):
                 hello, received = await read_client_hello(connection, peer_name, self._options.max_handshake_bytes)
                 local = self._choose(connection, hello, peer_name)
-                found = self._contexts.get(local, server=True)
+                found = await self._await_leaf(local)
                 if found is None:
                     refuse(connection, alert_record(Alert.UNRECOGNIZED_NAME))
                     raise failure(
@@ -151,6 +156,19 @@ class TlsTransport:
             serial=credentials.serial,
             expires=expires_at(leaf),
         )
+
+    async def _await_leaf(self, local: Identity) -> tuple[Credentials, ssl.SSLContext] | None:
+        """What to present as `local`, None without a leaf.
+
+        A pod that was just added may be dialled a moment before the leaf of its meshlet is there: one that is on its way is
+        waited for, half as long as the handshake may take, so that the peer still has time to hear why not.
+        """
+        patience = time.monotonic() + _LEAF_SHARE * self._options.handshake_timeout
+        while (found := self._contexts.get(local, server=True)) is None:
+            if not self._credentials.expects(local) or time.monotonic() >= patience:
+                return None
+            await asyncio.sleep(_LEAF_POLL_SECONDS)
+        return found
 
     def _choose(self, connection: socket.socket, hello: ClientHello, peer_name: str) -> Identity:
         """The local identity the client asks for; refuses with the alert TLS has for the case."""
