@@ -180,7 +180,7 @@ async def test_without_descriptors_it_looks_away_from_its_listener(house: House,
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         with contextlib.suppress(OSError):
             while True:
-                stack.enter_context(open(os.devnull, "rb"))  # noqa: ASYNC230 - takes no time
+                stack.enter_context(open(os.devnull, "rb"))
         client.connect(str(house.path.with_name("node-b.sock")))
         async with asyncio.timeout(20):
             while "cannot accept leaf requests of node node-b" not in caplog.text:
