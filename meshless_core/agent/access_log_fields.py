@@ -50,7 +50,7 @@ FIELDS: Final = (
     Field("code", "The reply code.", closed=False),
     Field("reason", "As the label: the outcome of a connection, the class of a refusal."),
     Field("flags", "As the label: who or what ended it, or the reply code in lower case."),
-    Field("ended_by", "`client`, `service` or `agent`.", refused=False),
+    Field("ended_by", "`client`, `service`, `agent` or `tunnel`.", refused=False),
     Field("detail", "For people: why, at most 256 characters; empty if there is nothing to say."),
     Field("connect_seconds", "From the complete request to the reply.", refused=False),
     Field("duration_seconds", "From established to closed.", refused=False),

@@ -203,7 +203,7 @@ class FramedRelay:
         if violation:
             self._tunnel_gone("error", reason, "agent")
         else:
-            self._tunnel_gone("reset", reason, self._far)
+            self._tunnel_gone("reset", reason, "tunnel")
 
     def watch(self) -> None:
         """Tell the reactor what the plain end is wanted for."""

@@ -20,8 +20,9 @@ Outcome = Literal["closed", "reset", "idle_timeout", "aborted", "error"]
 """`closed`: both directions ended with an end-of-file and everything was delivered. `reset`: one end broke off.
 `idle_timeout`: no data for too long. `aborted`: `Relay.abort` was called. `error`: a protocol violation, or a bug of ours."""
 
-EndedBy = Literal["client", "service", "agent"]
-"""Which side ended it: for `closed` the side whose end-of-file came first, for `reset` the side that broke off."""
+EndedBy = Literal["client", "service", "agent", "tunnel"]
+"""Which side ended it: for `closed` the side whose end-of-file came first, for `reset` the side that broke off. `tunnel`: none of
+them, the session with the other agent was lost without a word."""
 
 
 @attrs.frozen

@@ -42,6 +42,10 @@ def test_a_cut_says_why_and_one_of_the_other_agent_says_that_it_was_the_other_on
     assert closed_flags("aborted", "agent") == "cut"
 
 
+def test_a_lost_tunnel_blames_neither_end() -> None:
+    assert closed_flags("reset", "tunnel") == "tunnel_lost"
+
+
 @pytest.mark.parametrize("code", [code for code in ReplyCode if code is not ReplyCode.OK], ids=lambda code: code.name)
 def test_every_refusal_has_a_class_and_its_code_as_flags(code: ReplyCode) -> None:
     assert refused_labels(code, "some policy") == (REFUSED_REASONS[code], code.name.lower())

@@ -52,7 +52,7 @@ async def test_a_session_that_breaks_without_fin_is_a_reset_never_an_end_of_file
         with pytest.raises(ConnectionResetError):
             await client.receive(1)
         result, reusable = await client.over()
-        assert (result.outcome, result.ended_by, reusable) == ("reset", "service", False)
+        assert (result.outcome, result.ended_by, reusable) == ("reset", "tunnel", False)
         assert result.reason.startswith("tunnel: ")
         assert (await service.over())[1] is False
         sessions.close()
