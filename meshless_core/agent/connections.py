@@ -53,7 +53,7 @@ class Connection:
         endpoint: the pod that serves it.
         peer: address of the other agent, empty without one.
         policy: name of the policy that allowed it.
-        opened_at: Unix time in seconds.
+        opened: seconds of `time.monotonic()`: how long it lasts must not depend on the wall clock, which may be set meanwhile.
         connect_seconds: from the complete request to the reply.
         relay: moves the bytes; None only while the connection is being made.
         cut_for: why this agent cut it; empty if it did not.
@@ -71,7 +71,7 @@ class Connection:
     peer: str
     policy: str
     connect_seconds: float
-    opened_at: float = attrs.field(factory=time.time)
+    opened: float = attrs.field(factory=time.monotonic)
     relay: Relay | None = None
     cut_for: Cut = ""
     flow: object = None
@@ -90,8 +90,8 @@ class Connection:
         self.relay.abort(reason)
 
     def to_dict(self, now: float, monotonic: float) -> dict[str, object]:
-        """For JSON. `now` is Unix time, `monotonic` the relay's clock, both in seconds."""
-        relay = self.relay
+        """For JSON. `now` is Unix time, `monotonic` that of `time.monotonic()`, both in seconds."""
+        relay, age = self.relay, monotonic - self.opened
         return {
             "id": self.id.hex(),
             "reporter": self.reporter,
@@ -104,8 +104,8 @@ class Connection:
             "node": self.endpoint.node,
             "peer": self.peer or None,
             "policy": self.policy,
-            "opened_at": self.opened_at,
-            "age_seconds": round(max(now - self.opened_at, 0.0), 3),
+            "opened_at": now - age,
+            "age_seconds": round(age, 3),
             "idle_seconds": round(max(monotonic - relay.last_activity, 0.0), 3) if relay else 0.0,
             "bytes_to_service": relay.bytes_to_service if relay else 0,
             "bytes_to_client": relay.bytes_to_client if relay else 0,

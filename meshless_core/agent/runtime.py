@@ -125,7 +125,7 @@ class AgentRuntime:
     def closed(self, connection: Connection, balancer: Balancer | None, result: RelayResult) -> None:
         """Book the end of an established connection."""
         self.connections.remove(connection)
-        self.metrics.closed(connection, result, max(time.time() - connection.opened_at, 0.0))
+        self.metrics.closed(connection, result, time.monotonic() - connection.opened)
         if balancer is not None:
             balancer.on_closed(connection.endpoint)
         self.give_back_slot(connection)

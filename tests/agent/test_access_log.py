@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +60,19 @@ async def test_a_closed_connection_is_one_line_of_json_with_everything_in_it() -
         "bytes_to_service": 3,
         "bytes_to_client": 5,
     }
+
+
+async def test_how_long_it_lasted_does_not_depend_on_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    log = AccessLog(lines.append, node="node-a")
+    connection, began = _connection(), time.time()
+    monkeypatch.setattr(time, "time", lambda: began - 3600.0)
+    log.closed(connection, RelayResult("closed", "", "client", 3, 5))
+    log.flush()
+    assert 0 <= json.loads("".join(lines))["duration_seconds"] < 3600
+    row = connection.to_dict(time.time(), time.monotonic())
+    assert row["age_seconds"] >= 0
+    assert row["opened_at"] <= began
 
 
 @given(st.text())
