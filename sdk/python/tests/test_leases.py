@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import resource
 import select
 import socket
 import threading
@@ -220,3 +222,22 @@ def test_a_connection_is_not_pickled(handed: Handed) -> None:
 
 def test_the_socket_is_exported() -> None:
     assert meshless_sdk.MeshSocket is MeshSocket
+
+
+def test_without_a_descriptor_to_look_with_a_detached_one_counts_as_open_and_the_watch_goes_on(handed: Handed) -> None:
+    descriptor = handed.client.detach()
+    moved = os.dup(descriptor)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        others = []
+        with contextlib.suppress(OSError):
+            while True:
+                others.append(stack.enter_context(open(os.devnull, "rb")))
+        os.dup2(others[0].fileno(), descriptor)  # so it has to be looked for under other numbers
+        assert handed.lease.look_for_detached()
+    os.close(descriptor)
+    assert not handed.lease_ended()
+    os.close(moved)
+    wait_until(handed.lease_ended)

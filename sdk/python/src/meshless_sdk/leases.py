@@ -153,12 +153,16 @@ class _Detached:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._inode = os.fstat(descriptor).st_ino
+        self._inode = _inode_of(descriptor)
 
     def is_open(self) -> bool:
         if _inode_of(self._descriptor) == self._inode:
             return True
-        for name in os.listdir("/proc/self/fd"):
+        try:
+            names = os.listdir("/proc/self/fd")
+        except OSError:
+            return True  # no descriptor is left to look with: not known, so look again later
+        for name in names:
             if _inode_of(int(name)) == self._inode:
                 self._descriptor = int(name)
                 return True
@@ -177,11 +181,13 @@ class _Detached:
             os.close(mine)
 
 
-def _inode_of(descriptor: int) -> int:
+def _inode_of(descriptor: int) -> tuple[int, int]:
+    """Device and number: files of other file systems have the same numbers."""
     try:
-        return os.fstat(descriptor).st_ino
+        found = os.fstat(descriptor)
     except OSError:
-        return -1
+        return (-1, -1)
+    return found.st_dev, found.st_ino
 
 
 class _Watcher:
