@@ -244,3 +244,23 @@ def test_without_a_free_descriptor_a_connection_waits_and_the_server_lives(pod: 
         assert server._accept_one()
         client.sendall(b"x")
         assert client.recv(1) == b"x"
+
+
+def test_without_a_free_thread_a_connection_is_closed_and_the_server_lives(
+    pod: Path, run: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = run(echo)
+
+    class NoThread(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Thread", NoThread)
+        with dial(pod) as client:
+            assert client.recv(1) == b""
+    assert server.connections == 0
+    assert "can't start new thread" in caplog.text
+    with dial(pod) as client:
+        client.sendall(b"hello")
+        assert client.recv(5, socket.MSG_WAITALL) == b"hello"

@@ -192,7 +192,14 @@ class Server:
         connection.settimeout(None)
         with self._changed:
             self._open.add(connection)
-        threading.Thread(target=self._serve, args=(connection,), name="meshless-connection", daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, args=(connection,), name="meshless-connection", daemon=True).start()
+        except RuntimeError as error:  # the system gives us no thread: one connection less, not a server less
+            logger.error("closed a connection: %s; lower max_connections, or raise the limit of threads", error)
+            with self._changed:
+                self._open.discard(connection)
+                connection.close()
+            time.sleep(_SCARCITY_PAUSE)
         return True
 
     def _serve(self, connection: socket.socket) -> None:
