@@ -53,6 +53,11 @@ async def follow_manifest(
                             sweep(frozenset(placement.pod for placement in document.body.pods))
                         newest = revision
                         server.set_pods(document.body.pods)
+            reason = "it ended the subscription"
         except BusError as error:
-            logger.warning("bus lost, keeping the pods there are: %s", error)
-            await asyncio.sleep(_RETRY_SECONDS)
+            reason = str(error)
+        except Exception as error:  # plugin boundary: a broken bus costs news, not the pods
+            logger.exception("the bus failed")
+            reason = f"{type(error).__name__}: {error}"
+        logger.warning("bus lost, keeping the pods there are: %s", reason)
+        await asyncio.sleep(_RETRY_SECONDS)

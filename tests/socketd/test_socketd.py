@@ -10,14 +10,17 @@ import resource
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from meshless_core.documents import PodPlacement
+from meshless_core.bus import InProcessBus
+from meshless_core.documents import NodeManifest, PodPlacement
+from meshless_core.documents_codec import encode_document, make_document
 from meshless_core.errors import SocketDirectoryError
-from meshless_core.socketd import PodDirectories, PodSockets, SocketdClient, SocketdServer
+from meshless_core.hookspecs import BusUpdate
+from meshless_core.socketd import PodDirectories, PodSockets, SocketdClient, SocketdServer, follow_manifest
 from meshless_core.types import MeshletRef, PodRef
 
 WEB = PodPlacement(PodRef("shop", "web-0"), "uid-web", MeshletRef("shop", "web"), None)
@@ -418,3 +421,38 @@ async def test_one_that_stops_while_an_agent_says_nothing_closes_its_connection(
         await server.stop()
         silent.settimeout(20)
         assert await asyncio.to_thread(silent.recv, 1) == b""
+
+
+async def test_a_bus_plugin_that_fails_costs_news_and_not_the_following(
+    server: SocketdServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("meshless_core.socketd.manifest._RETRY_SECONDS", 0.0)
+    good = InProcessBus()
+    manifest = make_document(NodeManifest("node-a", (WEB, CART), {}), epoch=1, generation=1)
+    await good.publish(manifest.topic, encode_document(manifest))
+
+    class Failing:
+        subscriptions = 0
+
+        async def publish(self, topic: str, payload: bytes | None) -> None: ...
+
+        async def topics(self) -> frozenset[str]:
+            return frozenset()
+
+        async def subscribe(self, topics: frozenset[str]) -> AsyncGenerator[BusUpdate, None]:
+            self.subscriptions += 1
+            if self.subscriptions == 1:
+                raise RuntimeError("a bug of the plugin")
+            if self.subscriptions == 2:
+                return  # ends, as no bus should
+            async for update in good.subscribe(topics):
+                yield update
+
+    following = asyncio.create_task(follow_manifest("node-a", Failing(), server))
+    async with asyncio.timeout(20):
+        while set(server.pods) != {WEB.pod, CART.pod}:
+            await asyncio.sleep(0)
+    following.cancel()
+    await asyncio.wait({following})
+    assert "a bug of the plugin" in caplog.text
+    assert "ended the subscription" in caplog.text
