@@ -21,8 +21,8 @@ Outcome = Literal["closed", "reset", "idle_timeout", "aborted", "error"]
 `idle_timeout`: no data for too long. `aborted`: `Relay.abort` was called. `error`: a protocol violation, or a bug of ours."""
 
 EndedBy = Literal["client", "service", "agent", "tunnel"]
-"""Which side ended it: for `closed` the side whose end-of-file came first, for `reset` the side that broke off. `tunnel`: none of
-them, the session with the other agent was lost without a word."""
+"""Which side ended it: for `closed` the side whose end-of-file came first, for `reset` the side that broke off. `tunnel`: none
+of them, the session with the other agent was lost without a word."""
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """What two agents say to each other before application bytes flow: a request to open, and the reply.
 
 The source identity is *not* here: the server's agent takes it from the leaf of the secure session and from nowhere else. What
-is told here about the source is for logs. This module does no I/O and reads no clock; the wire form is in `codec`.
+is told here about the source is for logs. This module does no I/O and reads no clock; the wire form is in `frames`.
 """
 
 from __future__ import annotations

@@ -70,9 +70,7 @@ async def test_how_long_it_lasted_does_not_depend_on_the_wall_clock(monkeypatch:
     log.closed(connection, RelayResult("closed", "", "client", 3, 5))
     log.flush()
     assert 0 <= json.loads("".join(lines))["duration_seconds"] < 3600
-    row = connection.to_dict(time.time(), time.monotonic())
-    assert row["age_seconds"] >= 0
-    assert row["opened_at"] <= began
+    assert 0 <= connection.to_dict(began, time.monotonic())["age_seconds"] < 3600  # type: ignore[operator] # a number
 
 
 @given(st.text())
