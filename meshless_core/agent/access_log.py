@@ -1,7 +1,7 @@
 """One JSON line per closed or refused connection, with the field names of the metrics' labels (see `access_log_fields`).
 
 Lines are formatted and written in batches, a fraction of a second later, so that a burst of short connections does not pay for
-its log one by one. At most `_MAX_LINES` wait; more are counted and the loss is logged, so memory stays bounded.
+its log one by one. At most `_BATCH` of them wait; what cannot be written is counted and logged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ __all__ = ["AccessLog"]
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS: Final = 0.25
-_MAX_LINES: Final = 20_000
 _MAX_TEXT: Final = 256
 _EMPTY: Final = '""'
 _BATCH: Final = 256
@@ -47,7 +46,7 @@ class AccessLog:
         self._entries: list[_Ended | str] = []
         self._timer: asyncio.TimerHandle | None = None
         self.lost = 0
-        """Lines that could not be kept or written."""
+        """Lines that could not be written."""
 
     def closed(self, connection: Connection, result: RelayResult) -> None:
         """A connection that was established has ended."""
@@ -88,9 +87,6 @@ class AccessLog:
             logger.error("access log: %d lines lost: %s", len(entries), error.strerror)
 
     def _add(self, entry: _Ended | str) -> None:
-        if len(self._entries) >= _MAX_LINES:
-            self.lost += 1
-            return
         self._entries.append(entry)
         if len(self._entries) >= _BATCH:
             self.flush()

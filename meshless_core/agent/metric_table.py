@@ -119,7 +119,7 @@ METRICS: Final = (
         "is received: agents send nothing yet.",
         ("direction", "result"),
     ),
-    MetricInfo("meshless_access_log_lost_lines_total", "counter", "Access log lines that could not be kept or written."),
+    MetricInfo("meshless_access_log_lost_lines_total", "counter", "Access log lines that could not be written."),
     MetricInfo(
         "meshless_certificate_expiry_seconds",
         "gauge",
