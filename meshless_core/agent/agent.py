@@ -151,6 +151,7 @@ class Agent:
             ),
             canary=MeasuredCanary(parts.name_of(Kind.CANARY), parts.canary, times),
             handshakes=parts.handshakes,
+            handshake_names=parts.handshake_names,
             receive_data=MeasuredHandshakes(parts.handshakes, parts.handshake_names, times).receive_data,
             balancers=Balancers(
                 random.random,

@@ -163,8 +163,9 @@ class ClientConnection:
             self._balancer = self._runtime.balancers.of(route)
             self._attempts = attempts(route, version, self._balancer, time.monotonic())
         except Exception:
-            logger.exception("canary selector failed on connection %s to %s", self._id.hex(), request.service_id)
-            self._refuse(ReplyCode.INTERNAL_ERROR, "canary", "the canary selector failed")
+            name = self._runtime.canary.name
+            logger.exception("canary selector %s failed on connection %s to %s", name, self._id.hex(), request.service_id)
+            self._refuse(ReplyCode.INTERNAL_ERROR, "canary", f"canary selector {name} failed; see the agent's log")
             return
         self._route = route
         self._try_next()

@@ -26,7 +26,7 @@ _MAX_REQUEST_BYTES: Final = 64 * 1024
 class ClientIntake:
     """Reads a client's request; then a `ClientConnection` takes over."""
 
-    __slots__ = ("_client", "_entrance", "_handshake", "_id", "_read", "_runtime", "_timer", "_watched")
+    __slots__ = ("_client", "_entrance", "_first_byte", "_handshake", "_id", "_read", "_runtime", "_timer", "_watched")
 
     def __init__(self, entrance: Entrance, client: socket.socket) -> None:
         self._entrance = entrance
@@ -34,6 +34,7 @@ class ClientIntake:
         self._client = client
         self._id = self._runtime.ids.new()
         self._handshake: HandshakeProtocol | None = None
+        self._first_byte = -1
         self._read = 0
         self._timer: asyncio.TimerHandle | None = None
         self._watched = False
@@ -63,6 +64,7 @@ class ClientIntake:
         try:
             handshake = self._handshake
             if handshake is None:
+                self._first_byte = data[0]
                 factory = self._runtime.handshakes.get(data[0])
                 if factory is None:
                     self._refuse(ReplyCode.UNSUPPORTED_VERSION, "agent", f"no handshake claims the first byte 0x{data[0]:02x}")
@@ -70,12 +72,15 @@ class ClientIntake:
                 handshake = self._handshake = factory()
             request = self._runtime.receive_data(handshake, data)
             answer = handshake.data_to_send() if request is None and isinstance(handshake, InteractiveHandshake) else b""
+            if not isinstance(answer, bytes):
+                raise TypeError(f"data_to_send returned {type(answer).__name__}, not bytes")
         except RemoteProtocolError as error:
             self._refuse(ReplyCode(error.code), "handshake", str(error))
             return
         except Exception:
-            logger.exception("handshake plugin failed on connection %s", self._id.hex())
-            self._refuse(ReplyCode.INTERNAL_ERROR, "handshake", "the handshake plugin failed")
+            name = self._runtime.handshake_names.get(self._first_byte, "unknown")
+            logger.exception("handshake plugin %s failed on connection %s", name, self._id.hex())
+            self._refuse(ReplyCode.INTERNAL_ERROR, "handshake", f"handshake plugin {name} failed; see the agent's log")
             return
         if request is not None:
             self._complete(handshake, request)

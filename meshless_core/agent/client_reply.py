@@ -61,7 +61,9 @@ def send_reply(
     except OSError as error:
         logger.debug("connection %s: client gone before the reply: %s", details.connection_id.hex(), error.strerror)
     except Exception:
-        logger.exception("handshake plugin failed to reply on connection %s", details.connection_id.hex())
+        kind = type(handshake)
+        what = f"{kind.__module__}.{kind.__qualname__}"
+        logger.exception("handshake %s failed to reply on connection %s", what, details.connection_id.hex())
     client.close()
     return False
 

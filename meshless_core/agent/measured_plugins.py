@@ -23,34 +23,49 @@ from meshless_core.hookspecs import (
     SecureStream,
     Transport,
 )
-from meshless_core.types import Identity
+from meshless_core.types import Identity, ReplyCode, ServiceId
 
 __all__ = ["MeasuredBus", "MeasuredCanary", "MeasuredHandshakes", "MeasuredTransport"]
 
 _HANDSHAKE: Final = "handshake"
+_REFUSALS: Final = frozenset(ReplyCode) - {ReplyCode.OK}
 
 
 class MeasuredCanary:
-    """A canary selector; it is asked inside each connection that has a choice, so only a sample is measured."""
+    """A canary selector; it is asked inside each connection that has a choice, so only a sample is measured.
+
+    Attributes:
+        name: the plugin's name.
+    """
 
     def __init__(self, name: str, selector: CanarySelector, times: HookTimes) -> None:
-        self._name = name
+        self.name = name
         self._times = times
         self._choose = selector.choose
         self._measured = times.measured(name, "choose", selector.choose)
         self._countdown = Countdown()
 
     def choose(self, request: CanaryRequest) -> str | None:
-        """The selector's choice."""
+        """The selector's choice.
+
+        Raises:
+            ValueError: it is none of the versions that were offered.
+        """
         countdown = self._countdown
         countdown.left -= 1
         try:
             if countdown.left:
-                return self._choose(request)
-            countdown.restart()
-            return self._measured(request)
+                version = self._choose(request)
+            else:
+                countdown.restart()
+                version = self._measured(request)
+            for share in request.shares:
+                if share.version == version:
+                    return version
+            offered = ", ".join(str(share.version) for share in request.shares)
+            raise ValueError(f"canary selector {self.name} chose {version!r}, but the versions to choose from are {offered}")
         except Exception:
-            self._times.failed(self._name, "choose", "raised")
+            self._times.failed(self.name, "choose", "raised")
             raise
 
 
@@ -73,20 +88,35 @@ class MeasuredHandshakes:
         self._countdown = Countdown()
 
     def receive_data(self, handshake: HandshakeProtocol, data: bytes) -> HandshakeRequest | None:
-        """What `handshake` makes of `data`; raises what it raises."""
+        """What `handshake` makes of `data`.
+
+        Raises:
+            RemoteProtocolError: the client's fault; `code` is a refusal.
+            Exception: whatever else the plugin raises; TypeError and ValueError also for an answer that is none.
+        """
         countdown = self._countdown
         countdown.left -= 1
         try:
             if countdown.left:
-                return handshake.receive_data(data)
-            countdown.restart()
-            name = self._name_of(type(handshake))
-            return self._times.measured(name, "receive_data", handshake.receive_data)(data)
-        except RemoteProtocolError:
-            raise  # the client's fault
+                request = handshake.receive_data(data)
+            else:
+                countdown.restart()
+                name = self._name_of(type(handshake))
+                request = self._times.measured(name, "receive_data", handshake.receive_data)(data)
+            if _is_answer(request):
+                return request
+        except RemoteProtocolError as error:
+            if error.code in _REFUSALS:
+                raise
+            self._times.failed(self._name_of(type(handshake)), "receive_data", "raised")
+            what = f"raised RemoteProtocolError with code {error.code!r}, which is no refusal: give a ReplyCode other than OK"
+            raise ValueError(f"handshake {self._name_of(type(handshake))} {what}") from error
         except Exception:
             self._times.failed(self._name_of(type(handshake)), "receive_data", "raised")
             raise
+        self._times.failed(self._name_of(type(handshake)), "receive_data", "raised")
+        answered = f"answered {request!r:.256}, not a HandshakeRequest with a ServiceId, or None"
+        raise TypeError(f"handshake {self._name_of(type(handshake))} {answered}")
 
     def _name_of(self, kind: type) -> str:
         """Whose objects are of this class: factories may be any callables, so one object of each is made to find out."""
@@ -96,6 +126,11 @@ class MeasuredHandshakes:
             with contextlib.suppress(Exception):  # a factory that raises is reported by the connection that needs it
                 self._names[type(factory())] = self._names_by_byte.get(byte, _HANDSHAKE)
         return self._names.setdefault(kind, _HANDSHAKE)
+
+
+def _is_answer(answer: object) -> bool:
+    """Whether it is what a handshake may answer, whatever its annotations say."""
+    return answer is None or (isinstance(answer, HandshakeRequest) and isinstance(answer.service_id, ServiceId))
 
 
 class MeasuredTransport:

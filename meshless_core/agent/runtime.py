@@ -12,13 +12,14 @@ import attrs
 from meshless_core.agent.access_log import AccessLog
 from meshless_core.agent.authorizers import AuthorizerPanel
 from meshless_core.agent.connections import Connection, ConnectionIds, ConnectionTable
+from meshless_core.agent.measured_plugins import MeasuredCanary
 from meshless_core.agent.metrics import AgentMetrics
 from meshless_core.agent.service_socket import ServiceSockets
 from meshless_core.agent.slots import SlotCounter, Slots
 from meshless_core.agent.unanswered import Unanswered
 from meshless_core.config import AgentSettings
 from meshless_core.documents import PodPlacement
-from meshless_core.hookspecs import CanarySelector, HandshakeProtocol, HandshakeRequest
+from meshless_core.hookspecs import HandshakeProtocol, HandshakeRequest
 from meshless_core.relay import Reactor, RelayResult
 from meshless_core.routing import Balancer, Balancers, RoutingTable
 from meshless_core.socketd import PodSockets
@@ -65,6 +66,7 @@ class AgentRuntime:
         panel: the authorizers.
         canary: the canary selector.
         handshakes: factory of the handshake that claims a first byte.
+        handshake_names: name of the plugin that claims a first byte.
         receive_data: gives a client's bytes to its handshake, measuring some of the calls.
         balancers: what is known about endpoints, per service.
         slots: `maxConn` counts of local pods.
@@ -88,8 +90,9 @@ class AgentRuntime:
     loop: asyncio.AbstractEventLoop
     reactor: Reactor
     panel: AuthorizerPanel
-    canary: CanarySelector
+    canary: MeasuredCanary
     handshakes: Mapping[int, Callable[[], HandshakeProtocol]]
+    handshake_names: Mapping[int, str]
     receive_data: Callable[[HandshakeProtocol, bytes], HandshakeRequest | None]
     balancers: Balancers
     connections: ConnectionTable

@@ -96,3 +96,29 @@ async def test_a_head_that_never_ends_is_refused_and_leaves_other_clients_alone(
         _, other = await mesh.dial()
         other.close()
         assert (await read(client)).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("answer", ["a request", "bytes to say"])
+async def test_a_handshake_of_wrong_types_refuses_its_client_and_keeps_nothing(make_mesh: MakeMesh, answer: str) -> None:
+    class Wrong:
+        """Returns text where the contract says otherwise."""
+
+        trailing_data = b""
+
+        def receive_data(self, data: bytes) -> Any:
+            return "http.cart.shop" if answer == "a request" else None
+
+        def data_to_send(self) -> Any:
+            return "say more"
+
+        def reply(self, code: ReplyCode, text: str = "", details: ReplyDetails | None = None) -> bytes:
+            return f"{code.name} {text}".encode()
+
+    mesh = await make_mesh()
+    agent = mesh.agents["node-a"]
+    agent.runtime.handshakes[0xEE] = Wrong
+    agent.runtime.handshake_names[0xEE] = "wrong"
+    with contextlib.closing(await mesh.open(request=b"\xee")) as client:
+        assert await read(client) == b"INTERNAL_ERROR handshake plugin wrong failed; see the agent's log"
+    assert agent.runtime.handshaking == 0
+    assert agent.runtime.establishing == 0

@@ -6,18 +6,20 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator
 from functools import partial
+from typing import Any, cast
 
 import pytest
 
 from meshless_core.agent.hook_times import HookTimes
 from meshless_core.agent.measured_plugins import MeasuredBus, MeasuredCanary, MeasuredHandshakes, MeasuredTransport
 from meshless_core.bus import InProcessBus
-from meshless_core.errors import BusError, TransportError
+from meshless_core.errors import BusError, RemoteProtocolError, TransportError
 from meshless_core.handshake import ServerHandshake
-from meshless_core.hookspecs import BusUpdate, CanaryRequest, HandshakeProtocol, SecureStream
-from meshless_core.types import Identity, ServiceId
+from meshless_core.hookspecs import BusUpdate, CanaryRequest, HandshakeProtocol, HandshakeRequest, ReplyDetails, SecureStream
+from meshless_core.types import Identity, ReplyCode, ServiceId, VersionShare
 
-REQUEST = CanaryRequest(ServiceId("http", "cart", "shop"), ())
+SHARES = (VersionShare("v1", 90, 1), VersionShare("v2", 10, 1))
+REQUEST = CanaryRequest(ServiceId("http", "cart", "shop"), SHARES)
 SOME = Identity("mesh.local", "shop", "web")
 
 
@@ -34,6 +36,8 @@ class Choosing:
     def choose(self, request: CanaryRequest) -> str | None:
         if request.version_pin == "raise":
             raise ValueError("no such version")
+        if request.version_pin == "invent":
+            return "v9"
         return "v2"
 
 
@@ -47,8 +51,57 @@ def test_a_canary_selector_that_raises_is_counted_each_time(times: HookTimes) ->
     canary = MeasuredCanary("by_weight", Choosing(), times)
     for _ in range(40):
         with pytest.raises(ValueError, match="no such version"):
-            canary.choose(CanaryRequest(REQUEST.target, (), version_pin="raise"))
+            canary.choose(CanaryRequest(REQUEST.target, SHARES, version_pin="raise"))
     assert times.failures == {("by_weight", "choose", "raised"): 40}
+
+
+def test_a_version_that_was_not_offered_is_refused_with_the_selectors_name(times: HookTimes) -> None:
+    canary = MeasuredCanary("by_weight", Choosing(), times)
+    with pytest.raises(ValueError, match="canary selector by_weight chose 'v9', but the versions to choose from are v1, v2"):
+        canary.choose(CanaryRequest(REQUEST.target, SHARES, version_pin="invent"))
+    assert times.failures == {("by_weight", "choose", "raised"): 1}
+
+
+class Answering:
+    """A handshake that answers what it was made with."""
+
+    trailing_data = b""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def receive_data(self, data: bytes) -> HandshakeRequest | None:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        answer: HandshakeRequest | None = self._answer
+        return answer
+
+    def reply(self, code: ReplyCode, text: str = "", details: ReplyDetails | None = None) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("http.cart.shop", "handshake line answered 'http.cart.shop', not a HandshakeRequest with a ServiceId"),
+        (HandshakeRequest(cast("ServiceId", "http.cart.shop")), "not a HandshakeRequest with a ServiceId"),
+        (RemoteProtocolError("bad", code=0), "handshake line raised RemoteProtocolError with code 0, which is no refusal"),
+        (RemoteProtocolError("bad", code=99), "code 99, which is no refusal: give a ReplyCode other than OK"),
+    ],
+)
+def test_what_a_handshake_answers_that_is_none_is_the_plugins_failure(times: HookTimes, answer: object, why: str) -> None:
+    made = MeasuredHandshakes({9: partial(Answering, answer)}, {9: "line"}, times)
+    with pytest.raises((TypeError, ValueError), match=why):
+        made.receive_data(Answering(answer), b"x")
+    assert times.failures == {("line", "receive_data", "raised"): 1}
+
+
+def test_what_a_client_did_wrong_is_no_failure_of_the_handshake(times: HookTimes) -> None:
+    answer = RemoteProtocolError("bad", code=ReplyCode.MALFORMED_REQUEST)
+    made = MeasuredHandshakes({9: partial(Answering, answer)}, {9: "line"}, times)
+    with pytest.raises(RemoteProtocolError):
+        made.receive_data(Answering(answer), b"x")
+    assert not times.failures
 
 
 def _broken() -> HandshakeProtocol:
