@@ -106,7 +106,7 @@ class AuthorizerPanel:
     async def _start_one(
         self, name: str, one: Authorizer | InlineAuthorizer, loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
-        start = cast("Callable[[], Awaitable[None]] | None", getattr(one, "start", None))
+        start = cast("Callable[[], Awaitable[None] | None] | None", getattr(one, "start", None))
         if start is None:
             return
         try:
@@ -126,7 +126,7 @@ class AuthorizerPanel:
         """Stop the authorizers and the thread. One that hangs is left behind with its daemon thread after the timeout."""
         loop, thread = self._loop, self._thread
         for name, one in reversed(self._authorizers):
-            stop = cast("Callable[[], Awaitable[None]] | None", getattr(one, "stop", None))
+            stop = cast("Callable[[], Awaitable[None] | None] | None", getattr(one, "stop", None))
             if stop is None:
                 continue
             try:
@@ -241,10 +241,14 @@ class _MeasuredCall:
         return (self._clock() if self._ended is None else self._ended) - self._began
 
 
-async def _call(function: Callable[[], Awaitable[_T]]) -> _T:
-    """Run a plugin's coroutine; what would end the thread's loop, or ours, becomes an error like any other."""
+async def _call(function: Callable[[], Awaitable[_T] | _T]) -> _T:
+    """Call a plugin and await what it returns; a plain function will do, as it does in plugins of other kinds.
+
+    What would end the thread's loop, or ours, becomes an error like any other.
+    """
     try:
-        return await function()
+        waiting = function()
+        return await waiting if isinstance(waiting, Awaitable) else waiting
     except SystemExit as error:
         raise RuntimeError(f"it tried to exit the process with {error.code!r}") from error
     except asyncio.CancelledError as error:

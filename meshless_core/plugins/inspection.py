@@ -17,7 +17,15 @@ from meshless_core.config.structuring import supports
 from meshless_core.hookspecs import PLUGIN_API, HandshakeSpec, Hooks, PluginSpec
 from meshless_core.meshlet.reading import nearest
 
-__all__ = ["HOOK_NAMES", "missing_methods", "problems_of_hooks", "problems_of_options_class", "problems_of_spec"]
+__all__ = [
+    "HOOK_NAMES",
+    "article",
+    "missing_methods",
+    "problems_of_hooks",
+    "problems_of_options_class",
+    "problems_of_spec",
+    "waiting_method",
+]
 
 HOOK_NAMES: Final = frozenset(name for name in vars(Hooks) if name.startswith("meshless_register_"))
 
@@ -61,8 +69,8 @@ def problems_of_spec(spec: object, wanted: type[PluginSpec], hook: str, *, owner
         core: distribution and version of Meshless.
     """
     if not isinstance(spec, wanted):
-        what = f"returned a {type(spec).__name__}" if spec is not None else "returned nothing"
-        yield f"{hook} {what}: return a {wanted.__name__}"
+        what = f"returned {article(type(spec).__name__)}" if spec is not None else "returned nothing"
+        yield f"{hook} {what}: return {article(wanted.__name__)}"
         return
     api = getattr(spec, "api", None)
     if type(api) is not int:
@@ -123,3 +131,13 @@ def missing_methods(instance: object, methods: tuple[str, ...]) -> str | None:
         if not any(callable(getattr(instance, name, None)) for name in names.split("|")):
             return names.replace("|", "() or ") + "()"
     return None
+
+
+def waiting_method(instance: object, methods: tuple[str, ...]) -> str | None:
+    """The first of these methods that a created object has as an async one, although its caller does not wait; None if none."""
+    return next((name for name in methods if inspect.iscoroutinefunction(getattr(instance, name, None))), None)
+
+
+def article(noun: str) -> str:
+    """The noun with "a" or "an", for messages that name a class."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -45,6 +45,8 @@ class KindRule:
         single: whether at most one can be active.
         standard: the plugin of the default set that provides it, to name in a message.
         methods: names of which the created object must have at least one each (alternatives are joined by "|").
+        plain: names of methods that must not be async.
+        instead: what to do about one that is, if there is something better than making it a plain function.
     """
 
     hook: str
@@ -52,14 +54,24 @@ class KindRule:
     single: bool
     standard: str
     methods: tuple[str, ...]
+    plain: tuple[str, ...] = ()
+    instead: str = ""
 
 
 KIND_RULES: Final[Mapping[Kind, KindRule]] = {
     Kind.HANDSHAKE: KindRule("meshless_register_handshake", HandshakeSpec, False, "handshake_v1", ("__call__",)),
     Kind.AUTHORIZER: KindRule(
-        "meshless_register_authorizer", AuthorizerSpec, False, "policy_declared", ("authorize|authorize_inline",)
+        "meshless_register_authorizer",
+        AuthorizerSpec,
+        False,
+        "policy_declared",
+        ("authorize|authorize_inline",),
+        plain=("authorize_inline",),
+        instead="name it authorize()",
     ),
-    Kind.CANARY: KindRule("meshless_register_canary_selector", CanarySelectorSpec, True, "canary_weighted", ("choose",)),
+    Kind.CANARY: KindRule(
+        "meshless_register_canary_selector", CanarySelectorSpec, True, "canary_weighted", ("choose",), plain=("choose",)
+    ),
     Kind.TRANSPORT: KindRule("meshless_register_transport", TransportSpec, True, "transport_tls", ("connect", "accept")),
     Kind.DISCOVERY: KindRule("meshless_register_discovery", DiscoverySpec, True, "discovery_file", ("watch",)),
     Kind.BUS: KindRule("meshless_register_bus", BusSpec, True, "bus_directory", ("publish", "subscribe", "topics")),

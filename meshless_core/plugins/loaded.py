@@ -26,7 +26,7 @@ from meshless_core.hookspecs import (
     Transport,
 )
 from meshless_core.meshlet.yaml_source import format_path
-from meshless_core.plugins.inspection import missing_methods
+from meshless_core.plugins.inspection import article, missing_methods, waiting_method
 from meshless_core.plugins.kinds import KIND_RULES, Kind
 
 __all__ = ["LoadedPlugins", "Registration"]
@@ -176,6 +176,10 @@ def _created(one: Registration, extra: tuple[Any, ...]) -> Any:
         raise PluginError([one.problem("create is async: make it a plain function and do the waiting in start()")])
     missing = missing_methods(instance, KIND_RULES[one.kind].methods)
     if missing is not None:
-        what = f"create returned a {type(instance).__name__} without {missing}"
-        raise PluginError([one.problem(f"{what}, which a {one.kind} plugin must have")])
+        what = f"create returned {article(type(instance).__name__)} without {missing}"
+        raise PluginError([one.problem(f"{what}, which {article(one.kind)} plugin must have")])
+    waiting = waiting_method(instance, KIND_RULES[one.kind].plain)
+    if waiting is not None:
+        instead = KIND_RULES[one.kind].instead or "make it a plain function that only computes"
+        raise PluginError([one.problem(f"{waiting}() is async, but its caller does not wait: {instead}")])
     return instance

@@ -29,7 +29,7 @@ from meshless_core.hookspecs import ENTRY_POINT_GROUP, HandshakeSpec, Hooks
 from meshless_core.meshlet import Marks
 from meshless_core.meshlet.reading import ProblemLog
 from meshless_core.meshlet.yaml_source import format_path
-from meshless_core.plugins.inspection import problems_of_hooks, problems_of_spec
+from meshless_core.plugins.inspection import article, problems_of_hooks, problems_of_spec
 from meshless_core.plugins.kinds import KIND_RULES, Kind
 from meshless_core.plugins.loaded import LoadedPlugins, Registration
 
@@ -118,7 +118,9 @@ class _Loader:
             names = sorted({entry.name for entry in self._installed})
             listed = f"installed are {', '.join(names)}" if names else "no plugin is installed at all"
             near = get_close_matches(setting.name, names, n=1)
-            cure = f"did you mean {near[0]!r}?" if near else "install the distribution that does, or remove the name"
+            cure = (
+                f"{f'did you mean {near[0]!r}? if not, ' if near else ''}install the distribution that does, or remove the name"
+            )
             self._add(setting, f"no installed distribution provides a plugin {setting.name!r} ({listed}): {cure}")
             return None
         if len(found) > 1:
@@ -164,7 +166,7 @@ class _Loader:
                     spec: Any = implementation.function()
                 except Exception as error:  # noqa: BLE001 - plugin boundary: reported, and the load refused
                     what = f"{rule.hook} failed with {type(error).__name__}: {error}"
-                    self._blame(candidate, f"{what}; it must only return a {rule.spec.__name__}")
+                    self._blame(candidate, f"{what}; it must only return {article(rule.spec.__name__)}")
                     continue
                 wrong = list(problems_of_spec(spec, rule.spec, rule.hook, owner=candidate.owner, core=self._core))
                 for message in wrong:

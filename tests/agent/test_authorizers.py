@@ -297,3 +297,29 @@ async def test_who_waits_behind_one_that_blocks_is_not_blamed_for_its_time() -> 
     assert _count(times, "blocking", "authorize") == 1
     assert _count(times, "patient", "authorize") == 0, "its turn never came"
     assert times.failures["patient", "authorize", "timeout"] == 1, "but its answer is missing"
+
+
+async def test_start_stop_and_authorize_may_be_plain_functions_as_in_other_plugins() -> None:
+    class Plain:
+        life: list[str]
+
+        def __init__(self) -> None:
+            self.life = []
+
+        def start(self) -> None:
+            self.life.append("start")
+
+        def stop(self) -> None:
+            self.life.append("stop")
+
+    class PlainInline(Plain):
+        def authorize_inline(self, _request: AuthorizationRequest) -> Decision:
+            return ALLOW
+
+    class PlainWaiting(Plain):
+        def authorize(self, _request: AuthorizationRequest) -> Decision:
+            return ABSTAIN
+
+    inline, waiting = PlainInline(), PlainWaiting()
+    assert await _decide(inline, waiting) == ALLOW
+    assert inline.life == waiting.life == ["start", "stop"]

@@ -68,7 +68,7 @@ def test_asking_for_what_nobody_provides_is_an_error_with_an_example(install: An
             "create failed with OSError: disk is gone; check its options, or report it to its authors",
         ),
         ("async def create(options): ...\n", "create is async: make it a plain function and do the waiting in start()"),
-        ("def create(options):\n    return 5\n", "create returned a int without publish(), which a bus plugin must have"),
+        ("def create(options):\n    return 5\n", "create returned an int without publish(), which a bus plugin must have"),
         ("def create(options): ...\n", "create returned a NoneType without publish(), which a bus plugin must have"),
         ("def create(): ...\n", "create failed with TypeError: create() takes 0 positional arguments but 1 was given"),
     ],
@@ -80,3 +80,22 @@ def test_a_create_that_fails_names_the_plugin(install: Any, hook: Hook, create: 
         loaded.bus()
     assert str(caught.value).startswith(f"$.plugins.p: plugin p of dist-p 1.2: {problem}")
     assert loaded.instances() == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "method", "cure"),
+    [
+        ("authorizer", "AuthorizerSpec", "authorize_inline", "name it authorize()"),
+        ("canary_selector", "CanarySelectorSpec", "choose", "make it a plain function that only computes"),
+    ],
+)
+def test_a_method_whose_caller_does_not_wait_must_not_be_async(
+    install: Any, hook: Hook, kind: str, spec: str, method: str, cure: str
+) -> None:
+    create = f"class Made:\n    def __init__(self, options): ...\n    async def {method}(self, request): ...\n"
+    install("p", create + hook(kind, spec, "create=Made"))
+    loaded = load(install, "p")
+    with pytest.raises(PluginError) as caught:
+        loaded.authorizers() if kind == "authorizer" else loaded.canary()
+    problem = f"plugin p of dist-p 1.2: {method}() is async, but its caller does not wait: {cure}"
+    assert str(caught.value) == f"$.plugins.p: {problem}"

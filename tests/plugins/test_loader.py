@@ -87,7 +87,7 @@ def test_trap_one_broken_plugin_does_not_hide_another(install: Install) -> None:
         ),
         (
             "m.yaml:4: $.plugins.raises: plugin raises of dist-raises 1.2: meshless_register_authorizer failed with RuntimeError: not today; "
-            "it must only return a AuthorizerSpec"
+            "it must only return an AuthorizerSpec"
         ),
     ]
 
@@ -135,7 +135,7 @@ def test_an_unknown_name_lists_what_is_installed_and_suggests_the_nearest(instal
     install("alpha")
     install("beta")
     assert problems(install, "alpah: {}\nzzz: {}") == [
-        "m.yaml:2: $.plugins.alpah: no installed distribution provides a plugin 'alpah' (installed are alpha, beta): did you mean 'alpha'?",
+        "m.yaml:2: $.plugins.alpah: no installed distribution provides a plugin 'alpah' (installed are alpha, beta): did you mean 'alpha'? if not, install the distribution that does, or remove the name",
         (
             "m.yaml:3: $.plugins.zzz: no installed distribution provides a plugin 'zzz' (installed are alpha, beta): "
             "install the distribution that does, or remove the name"
@@ -168,9 +168,9 @@ def test_another_api_version_says_what_to_upgrade(install: Install, hook: Hook, 
 @pytest.mark.parametrize(
     ("returned", "what"),
     [
-        ("None", "meshless_register_authorizer returned nothing: return a AuthorizerSpec"),
-        ("Thing", "meshless_register_authorizer returned a type: return a AuthorizerSpec"),
-        ("spec(BusSpec)", "meshless_register_authorizer returned a BusSpec: return a AuthorizerSpec"),
+        ("None", "meshless_register_authorizer returned nothing: return an AuthorizerSpec"),
+        ("Thing", "meshless_register_authorizer returned a type: return an AuthorizerSpec"),
+        ("spec(BusSpec)", "meshless_register_authorizer returned a BusSpec: return an AuthorizerSpec"),
         ("spec(AuthorizerSpec, create=5)", "meshless_register_authorizer states create=5, which cannot be called"),
         (
             "spec(AuthorizerSpec, options=dict)",
