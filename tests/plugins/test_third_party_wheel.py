@@ -24,7 +24,7 @@ version = "3.1"
 dependencies = ["meshless"]
 
 [project.entry-points."meshless.plugins"]
-quarantine = "acme_quarantine"
+acme_quarantine = "acme_quarantine"
 """
 
 MODULE = '''\
@@ -110,20 +110,20 @@ def test_a_wheel_from_another_folder_is_loaded_in_a_fresh_environment(tmp_path: 
 
     where = run(python, "-c", "import meshless_core; print(meshless_core.__file__)", cwd=tmp_path)
     assert where.startswith(str(site)), "the core under test is the wheel's"
-    (tmp_path / "meshless.yaml").write_text("plugins:\n  quarantine: {namespace: lab}\n  handshake_v1: {}\n")
+    (tmp_path / "meshless.yaml").write_text("plugins:\n  acme_quarantine: {namespace: lab}\n  handshake_v1: {}\n")
     meshless = tmp_path / "fresh" / "bin" / "meshless"
     listed = json.loads(
         run(meshless, "plugins", "--config", "meshless.yaml", "--role", "none", "--output", "json", cwd=tmp_path)
     )
     assert listed[0] == {
         "kind": "authorizer",
-        "name": "quarantine",
+        "name": "acme_quarantine",
         "distribution": "acme-quarantine",
         "version": "3.1",
         "order": 1,
         "options": {"namespace": "lab"},
     }
-    (tmp_path / "one.yaml").write_text("plugins: {quarantine: {}}\n")
-    assert run(python, "-c", ASK.replace("meshless.yaml", "one.yaml"), cwd=tmp_path) == "quarantine not in quarantine\n"
-    (tmp_path / "one.yaml").write_text("plugins: {quarantine: {namespace: lab}}\n")
+    (tmp_path / "one.yaml").write_text("plugins: {acme_quarantine: {}}\n")
+    assert run(python, "-c", ASK.replace("meshless.yaml", "one.yaml"), cwd=tmp_path) == "acme_quarantine not in quarantine\n"
+    (tmp_path / "one.yaml").write_text("plugins: {acme_quarantine: {namespace: lab}}\n")
     assert "namespace lab is in quarantine" in run(python, "-c", ASK.replace("meshless.yaml", "one.yaml"), cwd=tmp_path)
