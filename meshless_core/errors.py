@@ -102,10 +102,10 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent bytes that the protocol does not allow.
+    """The peer sent bytes that the protocol does not allow: `RemoteProtocolError(message, code=code)`.
 
     Attributes:
-        code: numeric code to answer with, from the protocol's own registry.
+        code: numeric code to answer with, from the protocol's own registry; in a client handshake a `ReplyCode` other than OK.
     """
 
     def __init__(self, message: str, *, code: int) -> None:
@@ -114,7 +114,7 @@ class RemoteProtocolError(ProtocolError):
 
 
 class TransportError(MeshlessError):
-    """A secure session could not be established, or broke.
+    """A secure session could not be established, or broke: `TransportError(message, reason=reason)`.
 
     Attributes:
         reason: low-cardinality cause such as `connect_failed`, `tls_failure`, `identity_mismatch`, `timeout`.

@@ -482,6 +482,8 @@ class LeaseHandshake(Protocol):
 class HandshakeSpec(PluginSpec):
     """Registration of a client handshake. `create(options)` returns a factory: one `HandshakeProtocol` per connection.
 
+    An object that can do more satisfies `InteractiveHandshake`, `FilteringHandshake` or `LeaseHandshake` besides.
+
     Attributes:
         first_bytes: the values of a connection's first byte this handshake claims; claiming a taken byte is a start-up error.
     """

@@ -13,6 +13,7 @@ MODULES = (
     "commands",
     "settings",
     "hooks",
+    "values",
     "metrics",
     "access_log",
     "reply_codes",

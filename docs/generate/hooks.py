@@ -115,7 +115,8 @@ def _render() -> str:
                 parts.append(_describe_type(type_name))
     introduction = (
         f"Entry-point group `{hookspecs.ENTRY_POINT_GROUP}`, contract version `PLUGIN_API = {hookspecs.PLUGIN_API}`. "
-        "How to write a plugin: [the tutorial](../tutorial/write-a-plugin.md)."
+        "How to write a plugin: [the tutorial](../tutorial/write-a-plugin.md). Types that are not described here, such as "
+        "`AuthorizationRequest`, `Decision` and `VersionShare`, are [values](values.md) or [errors](errors.md)."
     )
     return titled("Hooks", "meshless_core/hookspecs.py", introduction, parts)
 

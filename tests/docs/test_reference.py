@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from docs.generate import commands, errors, hooks, metrics, settings
-from meshless_core import ReplyCode
+from docs.generate import commands, errors, hooks, metrics, settings, values
+from meshless_core import ReplyCode, hookspecs
 from meshless_core.agent.access_log_fields import FIELDS, Field
 from meshless_core.agent.flags import CLOSED_FLAGS, REFUSED_REASONS
 from meshless_core.agent.metric_table import METRICS, MetricInfo
@@ -83,3 +84,13 @@ def test_every_reply_code_is_in_the_reference(code: ReplyCode) -> None:
 @pytest.mark.parametrize("error", errors.error_classes(), ids=lambda error: error.__name__)
 def test_every_error_is_in_the_reference(error: type[BaseException]) -> None:
     assert f"\n## {error.__name__}\n" in page("errors.md")
+
+
+@pytest.mark.parametrize("name", [name for name in hookspecs.__all__ if isinstance(getattr(hookspecs, name), type)])
+def test_every_public_type_of_the_hooks_is_in_the_reference(name: str) -> None:
+    assert re.search(rf"^###? {name}$", page("hooks.md"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", values.value_names())
+def test_every_value_is_in_the_reference(name: str) -> None:
+    assert f"\n## {name}\n" in page("values.md")
