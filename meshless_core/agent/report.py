@@ -144,7 +144,7 @@ class AgentReport:
             answers = (await runtime.panel.ask(authorization_request(table, source, pod.pod, target, "client"))).answers
         route = table.route(target)
         balancer = runtime.balancers.of(route) if route is not None else Balancer(lambda: 0.0)
-        explanation = explain(table, source, pod.pod, target, answers, balancer, time.monotonic())
+        explanation = explain(table, source, pod.pod, target, answers, balancer, time.monotonic(), selector=runtime.canary.name)
         rows = [
             {"step": row.step, "subject": row.subject, "outcome": row.outcome, "reason": row.reason}
             for row in explanation.rows()

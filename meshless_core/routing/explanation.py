@@ -78,7 +78,7 @@ class Row:
     """One line for people.
 
     Attributes:
-        step: "facts", "policy", "decision", "version", "endpoint" or "verdict".
+        step: "facts", "policy", "decision", "canary", "version", "endpoint" or "verdict".
         subject: what it is about.
         outcome: one or two words.
         reason: why.
@@ -105,6 +105,7 @@ class Explanation:
         code: OK if routing lets it through, otherwise the refusal.
         policy: who refused, "routing" if allowed.
         reason: why this code.
+        selector: name of the canary selector.
         shares: what became of each version's weight; empty if the connection is not allowed.
         candidates: the endpoints, by version in the order of `shares`, then those never tried.
     """
@@ -119,12 +120,13 @@ class Explanation:
     code: ReplyCode
     policy: str
     reason: str
+    selector: str
     shares: tuple[ShareOutcome, ...]
     candidates: tuple[Candidate, ...]
 
     def rows(self) -> tuple[Row, ...]:
         """The chain from top to bottom, for a table."""
-        rows = [*self._request_rows()]
+        rows = [*self._request_rows(), *self._selector_rows()]
         rows += (
             Row(
                 "version",
@@ -165,6 +167,15 @@ class Explanation:
         if self.decision is not None:
             yield Row("decision", self.decision.policy, self.decision.verdict.value, self.decision.reason)
 
+    def _selector_rows(self) -> Iterable[Row]:
+        offered = sum(1 for share in self.shares if share.effective)
+        if offered > 1:
+            yield Row(
+                "canary", self.selector, "chooses", "among the versions below, which have these shares by the Meshlet's weights"
+            )
+        elif offered:
+            yield Row("canary", self.selector, "not asked", "there is nothing to choose from")
+
     def to_dict(self) -> dict[str, object]:
         """The chain as plain JSON values. Durations in seconds, shares from 0 to 1."""
         request = self.request
@@ -178,6 +189,7 @@ class Explanation:
             else {"exists": request.exists, "declared": request.declared, "consent": request.consent, "side": request.side},
             "decisions": [_decision_dict(decision) for decision in self.decisions],
             "decision": None if self.decision is None else _decision_dict(self.decision),
+            "selector": self.selector,
             "shares": [attrs.asdict(share) for share in self.shares],
             "candidates": [_candidate_dict(candidate) for candidate in self.candidates],
             "code": int(self.code),
@@ -196,6 +208,8 @@ def explain(
     balancer: Balancer,
     now: float,
     side: Side = "client",
+    *,
+    selector: str,
 ) -> Explanation:
     """Explain what would become of a connection.
 
@@ -208,6 +222,7 @@ def explain(
         balancer: the service's balancer.
         now: seconds, on the balancer's clock.
         side: which side's decision is explained.
+        selector: name of the active canary selector, which is not asked.
     """
     answers = tuple(decisions)
     request = None if source is None else authorization_request(table, source, source_pod, target, side)
@@ -227,6 +242,7 @@ def explain(
         code=outcome.code if isinstance(outcome, Refusal) else ReplyCode.OK,
         policy=outcome.policy if isinstance(outcome, Refusal) else "routing",
         reason=outcome.reason if isinstance(outcome, Refusal) else _ALLOWED,
+        selector=selector,
         shares=() if route is None else _share_outcomes(route, balancer, now),
         candidates=() if route is None else _candidates(route, table.node, balancer, now),
     )

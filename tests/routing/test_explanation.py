@@ -36,7 +36,7 @@ def table(world) -> RoutingTable:
 
 
 def explained(world, table: RoutingTable, balancer: Balancer, *decisions: Decision) -> Explanation:
-    return explain(table, world.web, POD, world.http, decisions, balancer, now=0.0)
+    return explain(table, world.web, POD, world.http, decisions, balancer, now=0.0, selector="by_weight")
 
 
 def test_the_chain_names_every_policy_and_who_won(world, table, balancer) -> None:
@@ -110,14 +110,14 @@ def test_nobody_answering_is_shown_as_the_default_denial(world, table, balancer)
 
 
 def test_a_pod_of_no_meshlet_is_explained_too(world, table, balancer) -> None:
-    chain = explain(table, None, POD, world.http, [], balancer, now=0.0)
+    chain = explain(table, None, POD, world.http, [], balancer, now=0.0, selector="by_weight")
     assert chain.code is ReplyCode.UNKNOWN_CLIENT
     assert [row.step for row in chain.rows()] == ["verdict"]
     assert chain.to_dict()["source"] is None
 
 
 def test_an_unknown_service_is_explained_without_routes(world, table, balancer) -> None:
-    chain = explain(table, world.web, POD, ServiceId("ghost", "cart", "shop"), [ALLOW], balancer, now=0.0)
+    chain = explain(table, world.web, POD, ServiceId("ghost", "cart", "shop"), [ALLOW], balancer, now=0.0, selector="by_weight")
     assert chain.code is ReplyCode.SERVICE_NOT_FOUND
     assert chain.candidates == ()
 
@@ -143,3 +143,16 @@ def test_rows_end_with_the_verdict_and_the_dict_is_strict_json(world, table, bal
 def test_explaining_changes_nothing(world, table, balancer) -> None:
     explained(world, table, balancer, ALLOW)
     assert len(balancer) == 0
+
+
+def test_the_chain_says_which_canary_selector_chooses_or_that_there_is_no_choice(world, table, balancer) -> None:
+    rows = [row for row in explained(world, table, balancer, ALLOW).rows() if row.step == "canary"]
+    assert [(row.subject, row.outcome) for row in rows] == [("by_weight", "not asked")], "only v1 is ready"
+    both = world.table(
+        world.client(),
+        world.service(world.endpoint("a", "v1"), world.endpoint("b", "v2"), canary={"v1": 90, "v2": 10}),
+    )
+    chain = explained(world, both, balancer, ALLOW)
+    assert [(row.subject, row.outcome) for row in chain.rows() if row.step == "canary"] == [("by_weight", "chooses")]
+    assert chain.to_dict()["selector"] == "by_weight"
+    assert not [row for row in explained(world, both, balancer, DENY).rows() if row.step == "canary"]
