@@ -22,7 +22,7 @@ from meshless_core.hookspecs import Bus, Discovery, DiscoverySnapshot
 from meshless_core.reconciler.compilation import compile_documents
 from meshless_core.reconciler.publication import Published, Publisher
 from meshless_core.reconciler.state import StateFolder, replace_file
-from meshless_core.reconciler.status import ReconcilerStatus, assess
+from meshless_core.reconciler.status import ReconcilerStatus, assess, orphans
 from meshless_core.reconciler.world import ObjectMemory
 from meshless_core.types import MeshletRef, PodRef
 
@@ -302,6 +302,7 @@ class Reconciler:
             problems=problems,
             bus_error=bus_error,
             nodes={node: len(needs.pods) for node, needs in desired.needs.items()},
+            orphans=orphans(world),
         )
         self._write_status()
         if published is None:

@@ -17,9 +17,9 @@ from meshless_core.documents import meshlet_topic, service_topic
 from meshless_core.errors import Problem
 from meshless_core.reconciler.compilation import Desired, Findings
 from meshless_core.reconciler.world import World
-from meshless_core.types import MeshletRef, ServiceId
+from meshless_core.types import MeshletRef, PodRef, ServiceId
 
-__all__ = ["Condition", "MeshletStatus", "ReconcilerStatus", "assess"]
+__all__ = ["Condition", "MeshletStatus", "ReconcilerStatus", "assess", "orphans"]
 
 _MAX_NAMES: Final = 5
 _MAX_MESSAGE: Final = 1024
@@ -71,6 +71,7 @@ class ReconcilerStatus:
         problems: everything wrong with any object, and what discovery could not read.
         bus_error: why the last pass did not reach the bus, None if it did.
         nodes: number of pods by node.
+        orphans: pods by the meshlet that their label names and that does not exist: nothing they dial is allowed.
     """
 
     epoch: int = 0
@@ -80,6 +81,7 @@ class ReconcilerStatus:
     problems: tuple[Problem, ...] = ()
     bus_error: str | None = None
     nodes: Mapping[str, int] = attrs.field(factory=dict)
+    orphans: Mapping[MeshletRef, tuple[PodRef, ...]] = attrs.field(factory=dict)
 
     def of(self, ref: MeshletRef) -> MeshletStatus | None:
         """Status of one Meshlet."""
@@ -94,6 +96,10 @@ class ReconcilerStatus:
             "busError": self.bus_error,
             "problems": [attrs.asdict(problem) for problem in self.problems],
             "nodes": dict(self.nodes),
+            "orphans": [
+                {"namespace": ref.namespace, "meshlet": ref.name, "pods": [pod.name for pod in pods]}
+                for ref, pods in self.orphans.items()
+            ],
             "meshlets": [_meshlet_data(meshlet) for meshlet in self.meshlets],
         }
         return json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n"
@@ -143,6 +149,15 @@ def assess(
         )
         statuses.append(MeshletStatus(ref, _conditions(verdicts, known.get(ref), now), world.observed.get(ref)))
     return tuple(statuses)
+
+
+def orphans(world: World) -> Mapping[MeshletRef, tuple[PodRef, ...]]:
+    """The pods whose label names a meshlet that nobody declares, not even wrongly, by that name."""
+    found: dict[MeshletRef, list[PodRef]] = {}
+    for pod in world.pods:
+        if pod.meshlet is not None and pod.meshlet not in world.meshlets and pod.meshlet not in world.rejected:
+            found.setdefault(pod.meshlet, []).append(pod.ref)
+    return {ref: tuple(pods) for ref, pods in sorted(found.items())}
 
 
 def _conditions(verdicts: Mapping[str, _Verdict], before: MeshletStatus | None, now: float) -> tuple[Condition, ...]:

@@ -47,7 +47,8 @@ def resolve(
         side: which agent asks.
     """
     if source is None:
-        return Refusal(ReplyCode.UNKNOWN_CLIENT, "routing", "the pod belongs to no meshlet: label it meshless/meshlet=<name>")
+        cure = "label it meshless/meshlet=<name> with the name of a Meshlet of its namespace"
+        return Refusal(ReplyCode.UNKNOWN_CLIENT, "routing", f"the pod belongs to no meshlet that exists: {cure}")
     if side == "client" and table.meshlet(source) is None:
         if meshlet_topic(source) in table.awaited:
             return Refusal(ReplyCode.NOT_READY, "routing", f"the document of meshlet {source} has not arrived yet")

@@ -8,9 +8,9 @@ import pytest
 from meshless_core.errors import Problem
 from meshless_core.hookspecs import DiscoverySnapshot
 from meshless_core.reconciler.compilation import compile_documents
-from meshless_core.reconciler.status import Condition, ReconcilerStatus, assess
+from meshless_core.reconciler.status import Condition, ReconcilerStatus, assess, orphans
 from meshless_core.reconciler.world import ObjectMemory
-from meshless_core.types import MeshletRef
+from meshless_core.types import MeshletRef, PodRef
 
 NODES = {"node-a": "127.0.0.1:7001"}
 CART = MeshletRef("shop", "cart")
@@ -186,3 +186,13 @@ def test_the_json_has_the_names_of_kubernetes() -> None:
         "message": "",
         "lastTransitionTime": "1970-01-01T00:01:40Z",
     }
+
+
+def test_pods_of_a_meshlet_that_nobody_declares_are_orphans_and_those_of_a_wrong_one_are_not() -> None:
+    wrong = {**meshlet(nonsense=1), "metadata": {"namespace": "shop", "name": "db"}}
+    pods = [pod("a"), pod("b", meshlet="crat"), pod("c", meshlet="crat"), pod("d", meshlet="db")]
+    objects = [meshlet(server=SERVER), wrong, *pods]
+    world = ObjectMemory().update(DiscoverySnapshot(objects, [""] * len(objects)))
+    assert orphans(world) == {MeshletRef("shop", "crat"): (PodRef("shop", "b"), PodRef("shop", "c"))}
+    status = json.loads(ReconcilerStatus(orphans=orphans(world)).to_json())
+    assert status["orphans"] == [{"namespace": "shop", "meshlet": "crat", "pods": ["b", "c"]}]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from meshless_core.cli.checks.finding import Finding
 from meshless_core.errors import IdentityError
 from meshless_core.identity.certificates import key_identifier, load_certificates, trust_domain_of
+from meshless_core.meshlet.reading import nearest
 
 __all__ = ["LEAST_ROOT_SECONDS", "check_reconciler", "check_roots"]
 
@@ -62,6 +63,8 @@ def check_reconciler(path: Path, *, now: float, resync: float) -> Iterator[Findi
         if conditions.get("Accepted", {}).get("status") == "False":
             invalid.add(conditions["Accepted"]["message"])
         yield from _meshlet(f"{meshlet['namespace']}/{meshlet['name']}", conditions)
+    for orphan in status.get("orphans", ()):
+        yield _orphan(orphan, [one["name"] for one in status["meshlets"] if one["namespace"] == orphan["namespace"]])
     for problem in status["problems"]:
         if not any(problem["message"] in message for message in invalid):  # said above, with the Meshlet's name
             yield _input(problem)
@@ -94,6 +97,14 @@ def _meshlet(name: str, conditions: Mapping[str, Mapping[str, str]]) -> Iterator
             yield Finding.warning("meshlet", name, message, "place its pods on nodes of the mesh")
     if not worst:
         yield Finding.ok("meshlet", name, "accepted and published")
+
+
+def _orphan(orphan: Mapping[str, Any], known: Collection[str]) -> Finding:
+    namespace, name, pods = orphan["namespace"], orphan["meshlet"], orphan["pods"]
+    more = f" and {len(pods) - 1} more" if len(pods) > 1 else ""
+    message = f"its label meshless/meshlet names {name}, which is no Meshlet of {namespace}: what it dials is refused"
+    fix = f"correct the label, or declare the Meshlet; {nearest(name, known)}"
+    return Finding.problem("pod", f"{namespace}/{pods[0]}{more}", message, fix)
 
 
 def _input(problem: Mapping[str, Any]) -> Finding:

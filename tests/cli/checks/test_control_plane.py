@@ -12,7 +12,7 @@ from meshless_core.cli.checks.control_plane import LEAST_ROOT_SECONDS, check_rec
 from meshless_core.errors import Problem
 from meshless_core.identity import CertificateAuthority, certificates
 from meshless_core.reconciler.status import Condition, MeshletStatus, ReconcilerStatus
-from meshless_core.types import MeshletRef
+from meshless_core.types import MeshletRef, PodRef
 
 NOW = 1_800_000_000.0
 RESYNC = 600.0
@@ -83,6 +83,14 @@ def test_an_invalid_meshlet_is_one_problem_not_one_per_condition(tmp_path: Path)
 def test_what_discovery_could_not_read_is_a_problem_at_its_line(tmp_path: Path) -> None:
     found = findings(tmp_path, problems=(Problem("", "is no YAML", "shop.yaml", 3),))
     assert wrong(found) == [("input", "shop.yaml:3", Level.PROBLEM)]
+
+
+def test_a_pod_of_a_meshlet_that_does_not_exist_is_a_problem_with_the_nearest_name(tmp_path: Path) -> None:
+    pods = (PodRef("shop", "web-0"), PodRef("shop", "web-1"))
+    found = findings(tmp_path, meshlets=(meshlet(),), orphans={MeshletRef("shop", "crat"): pods})
+    assert wrong(found) == [("pod", "shop/web-0 and 1 more", Level.PROBLEM)]
+    assert "names crat, which is no Meshlet of shop" in found[-1].message
+    assert "did you mean 'cart'?" in found[-1].fix
 
 
 def test_a_lost_bus_is_a_problem_and_a_reconciler_that_stands_still_a_warning(tmp_path: Path) -> None:
