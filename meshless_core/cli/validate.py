@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import sys
 from typing import Any
 
@@ -71,6 +72,10 @@ def _read(name: str, report: _Report) -> tuple[str | None, str]:
             with open(name, "rb") as file:
                 data = file.read(MAX_TEXT_LENGTH + 1)
         return data.decode("utf-8"), source
+    except IsADirectoryError:
+        report.unreadable.append(
+            Problem("", f"is a folder: name its files, for example {os.path.join(name, '*.yaml')}", source)
+        )
     except OSError as error:
         report.unreadable.append(Problem("", f"cannot be read: {error.strerror or error}", source))
     except UnicodeDecodeError:

@@ -63,9 +63,11 @@ class ProblemLog:
         self._marks = marks
 
     def add(self, path: Sequence[Step], message: str) -> None:
-        """Note a problem with the value at `path`."""
+        """Note a problem with the value at `path`; a field that is read twice is wrong once."""
         line = self._marks.line_of(path) if self._marks is not None else 0
-        self.problems.append(Problem(format_path(path), message, self._source, line))
+        problem = Problem(format_path(path), message, self._source, line)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def in_order(self) -> list[Problem]:
         """The problems by line."""
@@ -122,11 +124,11 @@ class Fields:
         value = self._data.get(key)
         return type(value) is int and value == 0
 
-    def required(self, key: str) -> bool:
-        """Whether the field is there; noted if not."""
+    def required(self, key: str, cure: str = "") -> bool:
+        """Whether the field is there; noted if not, with the cure where there is one."""
         if key in self._data:
             return True
-        self.problem(None, f"required field {key!r} is missing")
+        self.problem(None, f"required field {key!r} is missing{cure and f': {cure}'}")
         return False
 
     def value(self, key: str, kind: type | tuple[type, ...], name: str) -> Any:
@@ -161,6 +163,10 @@ class Fields:
 
     def integer(self, key: str, *, least: int, most: int = MAX_INT32) -> int | None:
         """An integer within bounds."""
+        raw = self._data.get(key)
+        if isinstance(raw, float) and abs(raw) > most:  # also how a long row of digits is read
+            self.problem(key, f"must be an integer from {least} to {most}, not {raw:g}")
+            return None
         value: int | None = self.value(key, int, "an integer")
         if value is not None and not least <= value <= most:
             self.problem(key, f"must be an integer from {least} to {most}, not {value}")

@@ -69,7 +69,7 @@ def _meshlet(obj: Mapping[str, Any], log: ProblemLog) -> Meshlet | None:
     if top is None:
         return None
     top.only({"apiVersion", "kind", "metadata", "spec", "status"})
-    if top.required("apiVersion"):
+    if top.required("apiVersion", f"write apiVersion: {API_VERSIONS[0]}"):
         version = top.string("apiVersion")
         if version is not None and version not in API_VERSIONS:
             top.problem("apiVersion", f"{describe(version)} is not known, use {API_VERSIONS[0]}")
@@ -189,6 +189,10 @@ def _service(entry: Fields) -> Service | None:
 def _idle_timeout(entry: Fields) -> int | None:
     """Nanoseconds; zero means no limit, as it does for timeouts in Go. An unquoted `0` is the same as `"0"`."""
     if entry.is_zero("idleTimeout"):
+        return None
+    raw = entry.raw("idleTimeout")
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        entry.problem("idleTimeout", f"{describe(raw)} has no unit: write for example {raw}s or {raw}m")
         return None
     text = entry.string("idleTimeout")
     if text is None:

@@ -44,7 +44,9 @@ def check_workload(obj: Mapping[str, Any], source: str = "", lines: Marks | None
     if top is None:
         return log.problems
     kind = obj["kind"]
-    version = top.string("apiVersion") if top.required("apiVersion") else None
+    version = (
+        top.string("apiVersion") if top.required("apiVersion", f"write apiVersion: {WORKLOAD_API_VERSIONS[kind]}") else None
+    )
     if version is not None and version != WORKLOAD_API_VERSIONS[kind]:
         top.problem("apiVersion", f"must be {WORKLOAD_API_VERSIONS[kind]} for a {kind}, not {describe(version)}")
     read_metadata(top)
@@ -86,7 +88,8 @@ def _check_labels(metadata: Fields | None) -> None:
 def _check_containers(spec: Fields | None) -> None:
     if spec is None:
         return
-    spec.string("nodeName")
+    if spec.raw("nodeName"):  # an empty one is none, as in Kubernetes
+        spec.label("nodeName")
     if not spec.required("containers"):
         return
     for container in spec.items("containers") or ():

@@ -95,7 +95,7 @@ def test_an_unreadable_file_exits_2_and_the_others_are_still_checked(tmp_path: P
 
 def test_a_folder_is_unreadable(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["validate", str(tmp_path)])
-    assert (result.exit_code, "cannot be read: Is a directory" in result.stdout) == (2, True)
+    assert (result.exit_code, f"is a folder: name its files, for example {tmp_path}/*.yaml" in result.stdout) == (2, True)
 
 
 def test_standard_input_is_a_file() -> None:

@@ -182,7 +182,7 @@ CANARY = ["spec", "server", "canary"]
         (
             [*SERVICE, "idleTimeout"],
             60,
-            "$.spec.server.services[0].idleTimeout: must be a string, not the number 60: put it in quotes",
+            "$.spec.server.services[0].idleTimeout: the number 60 has no unit: write for example 60s or 60m",
         ),
         ([*SERVICE, "idleTimeout"], False, "$.spec.server.services[0].idleTimeout: must be a string, not the boolean false"),
         ([*SERVICE, "idleTimeout"], "-1ns", "$.spec.server.services[0].idleTimeout: idleTimeout must not be negative"),
@@ -199,6 +199,12 @@ CANARY = ["spec", "server", "canary"]
             "v1",
             "$.spec.server.services[0].proxyProtocol: the string 'v1' is not supported: use v2 or remove it",
         ),
+        (
+            [*SERVICE, "maxConn"],
+            1e20,
+            "$.spec.server.services[0].maxConn: must be an integer from 1 to 2147483647, not 1e+20",
+        ),
+        (["apiVersion"], ..., "$: required field 'apiVersion' is missing: write apiVersion: meshless.dev/v1"),
         (CANARY, [], "$.spec.server.canary: has no entry"),
         ([*CANARY, 0, "wieght"], 5, "$.spec.server.canary[0].wieght: unknown field, did you mean 'weight'?"),
         ([*CANARY, 0, "weight"], ..., "$.spec.server.canary[0]: required field 'weight' is missing"),

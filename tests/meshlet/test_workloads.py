@@ -38,6 +38,11 @@ def test_a_pod_is_fine() -> None:
     assert problems(pod) == []
 
 
+def test_a_field_that_is_read_twice_is_wrong_once() -> None:
+    pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: [web]}\nspec: {containers: [{name: x}]}\n"
+    assert problems(pod) == ["f.yaml:3: $.metadata.labels: must be a mapping, not a sequence"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -52,6 +57,7 @@ def test_a_pod_is_fine() -> None:
         ("meshless/meshlet: cart", "meshless/meshlet: true", 'f.yaml:9: $.spec.template.metadata.labels["meshless/meshlet"]: must be a string, not the boolean true'),
         ("[python3, -m, http.server]", "python3 -m http.server", "f.yaml:12: $.spec.template.spec.containers[0].command: must be a sequence of strings"),
         ("[python3, -m, http.server]", "[sleep, 5]", "f.yaml:12: $.spec.template.spec.containers[0].command[1]: must be a string, not the number 5: put it in quotes"),
+        ("    spec:\n      containers:", "    spec:\n      nodeName: Node_A\n      containers:", "f.yaml:11: $.spec.template.spec.nodeName: the string 'Node_A' is not a DNS label"),
         ("name: main, ", "", "f.yaml:12: $.spec.template.spec.containers[0]: required field 'name' is missing"),
     ],
 )  # fmt: skip

@@ -25,6 +25,7 @@ MAX_PODS: Final = 20_000
 
 _WORKLOADS: Final[Mapping[str, str]] = {"Deployment": "apps/v1", "StatefulSet": "apps/v1", "DaemonSet": "apps/v1"}
 _UIDS: Final = uuid.UUID("6f1c1d0a-6f0c-5c5e-9d0e-2f6f6c1f3c57")  # name space of our uuid5; never change it: uids would change
+_LABEL: Final = "use 1 to 63 of a-z, 0-9 and '-', no '-' at the ends"
 _LABEL_VALUE: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
 
 
@@ -92,7 +93,7 @@ class _Expander:
             self._origin.append(one.origin)
             return
         if not isinstance(namespace, str) or not is_dns_label(namespace):
-            self._wrong(one, "$.metadata.namespace", "is not a DNS label", "metadata", "namespace")
+            self._wrong(one, "$.metadata.namespace", f"is not a DNS label: {_LABEL}", "metadata", "namespace")
             return
         if not isinstance(name, str) or len(name) > 240 or not all(map(is_dns_label, name.split("."))):
             self._wrong(one, "$.metadata.name", "is missing or not DNS labels joined by dots", "metadata", "name")
@@ -175,7 +176,7 @@ class _Expander:
                 self._wrong(one, f'${path}.metadata.labels["{key}"]', text, *at, "metadata", "labels", key)
         node = spec.get("nodeName")
         if node is not None and not (isinstance(node, str) and is_dns_label(node)):
-            self._wrong(one, f"${path}.spec.nodeName", "is not a DNS label", *at, "spec", "nodeName")
+            self._wrong(one, f"${path}.spec.nodeName", f"is not a DNS label: {_LABEL}", *at, "spec", "nodeName")
         containers = spec.get("containers", [])
         if not isinstance(containers, list) or not all(isinstance(container, Mapping) for container in containers):
             self._wrong(one, f"${path}.spec.containers", "has to be a list of mappings", *at, "spec", "containers")
