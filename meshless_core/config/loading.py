@@ -130,7 +130,7 @@ def _plugins(top: Fields, source: str, marks: Marks) -> tuple[PluginSetting, ...
         if options is not None and not isinstance(options, Mapping):
             path = (*top.path, "plugins", name)
             top.log.add(path, f"must be a mapping of options, not {describe(options)}: write {{}} for the defaults")
-            continue
+            options = None  # it is named all the same, so nobody misses it besides
         found.append(PluginSetting(name, options or {}, source, inner[name].line, inner[name]))
     return tuple(found)
 

@@ -154,6 +154,8 @@ def read_yaml(text: str, source: str) -> tuple[list[YamlDocument], list[Problem]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
+        if mark is not None and any("\t" in line for line in text.split("\n")[mark.line : mark.line + 1]):
+            what += "; the line has a tab: indent with spaces"
         builder.problems.append(Problem("", f"not valid yaml: {what}", source, mark.line + 1 if mark else 0))
     except yaml.YAMLError as error:
         builder.problems.append(Problem("", f"not valid yaml: {error}", source))

@@ -43,6 +43,14 @@ def test_what_is_wrong_with_settings_and_plugins_is_told_at_once(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shop.yaml", "wrong.yaml"]
 
 
+def test_a_plugin_whose_options_are_no_mapping_is_not_missed_besides(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("plugins: {handshake_v1: true, policy_declared: , canary_weighted: , transport_tls: }\n")
+    result = CliRunner().invoke(main, ["plugins", "--role", "agent", "--config", str(tmp_path / "m.yaml")])
+    assert "$.plugins.handshake_v1: must be a mapping of options, not the boolean true" in result.stderr
+    assert "no bus plugin is enabled" in result.stderr
+    assert "no handshake plugin" not in result.stderr
+
+
 def test_a_file_that_cannot_be_read_is_told_once_and_is_wrong_usage(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["plugins", "--config", str(tmp_path / "none.yaml")])
     assert result.exit_code == 2

@@ -76,6 +76,7 @@ def test_a_duplicate_key_is_an_error_and_the_rest_is_still_read() -> None:
         ("a: !!binary aGk=", "tag 'tag:yaml.org,2002:binary' is not supported here: remove it"),
         ("a: !!set {x}", "tag 'tag:yaml.org,2002:set' is not supported here: remove it"),
         ("a: b: c", "f.yaml:1: not valid yaml: mapping values are not allowed"),
+        ("a:\n\tb: 1\n", "cannot start any token; the line has a tab: indent with spaces"),
         ("a: [1,", "not valid yaml: while parsing a flow"),
         ("a: 'x", "not valid yaml: while scanning a quoted scalar"),
         ("a: 1\nb: \x07", "f.yaml:2: not valid yaml: unprintable character #x0007, remove it"),
