@@ -38,6 +38,11 @@ _BACKLOG: Final = 4096
 _ACCEPTS_PER_WAKE: Final = 64
 _PAUSE_SECONDS: Final = 0.1
 _TURN_SECONDS: Final = 0.005
+_NOT_LISTENING: Final = {
+    errno.EADDRINUSE: "another process listens there: stop it, or choose another port",
+    errno.EADDRNOTAVAIL: "no network interface of this machine has that address",
+    errno.EACCES: "no permission: choose a port from 1024",
+}
 _PATIENT_SECONDS: Final = 2.0  # several hundred handshakes
 _CROWD_LOG_SECONDS: Final = 10.0
 
@@ -407,9 +412,8 @@ def listen_for_tunnels(address: str) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
     except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            [Problem("$.agent.tunnel_address", f"cannot listen on {address!r}: {error}; write <host>:<port>")]
-        ) from error
+        why = _NOT_LISTENING.get(getattr(error, "errno", None) or 0, f"{error}; write <host>:<port>")
+        raise ConfigError([Problem("$.agent.tunnel_address", f"cannot listen on {address!r}: {why}")]) from error
 
 
 def bound_address(address: str, listener: socket.socket) -> str:

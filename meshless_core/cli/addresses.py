@@ -162,7 +162,7 @@ async def reach(address: Address, *, timeout: float) -> socket.socket:
 def _reason(error: OSError) -> str:
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
-            return "its folder does not exist"
+            return "its folder does not exist; check the path, --pod-dir or MESHLESS_DIR"
         case errno.EACCES | errno.EPERM:
             return "no permission; choose another port or path"
         case errno.EADDRINUSE if "live server" not in str(error):

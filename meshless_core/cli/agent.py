@@ -36,6 +36,7 @@ from meshless_core.agent.workers import (
 from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.exit_codes import ExitCode
 from meshless_core.cli.logging import label_records
+from meshless_core.cli.options import config_option, node_option
 from meshless_core.config import Config
 from meshless_core.identity import IssuerClient
 from meshless_core.plugins import AGENT_NEEDS, LoadedPlugins, PluginLifecycle, load_plugins
@@ -47,8 +48,8 @@ logger = logging.getLogger(__name__)
 
 
 @click.command("agent")
-@click.option("--node", required=True, help="Name of this node.")
-@click.option("--config", "config_path", type=click.Path(dir_okay=False), help="Configuration; without it the defaults hold.")
+@node_option
+@config_option
 @click.option("--config-made-from", type=click.Path(dir_okay=False), hidden=True, help="File to name for what is in --config.")
 @click.option("--socketd", "socketd_path", required=True, type=click.Path(), help="Control socket of this node's socketd.")
 @click.option("--issuer", "issuer_path", required=True, type=click.Path(), help="This node's socket of the issuer.")

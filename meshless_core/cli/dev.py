@@ -13,6 +13,7 @@ import click
 
 from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.exit_codes import ExitCode
+from meshless_core.cli.options import config_option
 from meshless_core.dev import DevMesh, RunLayout
 from meshless_core.plugins import AGENT_NEEDS, RECONCILER_NEEDS
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
     type=click.Path(file_okay=False),
     help="Folder for sockets and state; emptied at start and end.",
 )
-@click.option("--config", "config_path", type=click.Path(dir_okay=False), help="Configuration; without it the defaults hold.")
+@config_option
 @click.pass_context
 def command(context: click.Context, file: str, run_dir: str, config_path: str | None) -> int:
     """Run a whole mesh on this machine from one YAML file or folder of Kubernetes objects.

@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["config_option", "output_option"]
+from meshless_core.types import is_dns_label
+
+__all__ = ["config_option", "node_option", "output_option"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -33,6 +35,20 @@ def config_option(function: _F) -> _F:
         type=click.Path(dir_okay=False),
         default=None,
         envvar="MESHLESS_CONFIG",
+        show_envvar=True,
         metavar="FILE",
         help="Configuration, usually meshless.yaml; without it every setting has its default.",
     )(function)
+
+
+def node_option(function: _F) -> _F:
+    """Add `--node`, the name of the node a process runs on."""
+    return click.option("--node", required=True, callback=_dns_label, metavar="NAME", help="Name of this node, a DNS label.")(
+        function
+    )
+
+
+def _dns_label(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not is_dns_label(value):
+        raise click.BadParameter(f"{value!r} is not a DNS label: use 1 to 63 of a-z, 0-9 and '-', no '-' at the ends")
+    return value

@@ -11,6 +11,7 @@ import click
 
 from meshless_core.cli.configuration import load_config_for
 from meshless_core.cli.exit_codes import ExitCode
+from meshless_core.cli.options import config_option, node_option
 from meshless_core.plugins import Kind, PluginLifecycle, load_plugins
 from meshless_core.socketd import PodDirectories, SocketdServer, follow_manifest
 
@@ -18,12 +19,12 @@ __all__ = ["command"]
 
 
 @click.command("socketd")
-@click.option("--node", required=True, help="Name of this node.")
+@node_option
 @click.option("--pods-dir", required=True, type=click.Path(file_okay=False), help="Folder of the pods' folders.")
 @click.option("--control", required=True, type=click.Path(), help="Control socket on which the agent connects.")
 @click.option("--agent-uid", type=int, multiple=True, help="User that may connect as the agent, besides this one. Repeatable.")
 @click.option("--keep", is_flag=True, help="Leave the folders at the end, for a socketd that is started next.")
-@click.option("--config", "config_path", type=click.Path(dir_okay=False), help="Configuration; without it the defaults hold.")
+@config_option
 def command(node: str, pods_dir: str, control: str, agent_uid: tuple[int, ...], keep: bool, config_path: str | None) -> int:
     """Own the socket folders and listeners of a node's pods, and hand them to the agent.
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from meshless_core.agent.inbound import listen_for_tunnels
 from meshless_core.config import Seconds
+from meshless_core.errors import ConfigError
 from meshless_core.hookspecs import SecureStream
 from meshless_core.identity import bind_issuer_socket
 from meshless_core.types import Identity, ReplyCode, ServiceId
@@ -202,3 +204,11 @@ async def test_a_pod_added_to_a_running_agent_can_be_dialled_before_its_leaf_is_
         gate.set()
         assert await waiting is ReplyCode.OK
     client.close()
+
+
+def test_an_address_that_cannot_be_listened_on_says_what_to_do() -> None:
+    another = "another process listens there: stop it, or choose another port"
+    with listen_for_tunnels("127.0.0.1:0") as taken, pytest.raises(ConfigError, match=another):
+        listen_for_tunnels(f"127.0.0.1:{taken.getsockname()[1]}")
+    with pytest.raises(ConfigError, match="no network interface of this machine has that address"):
+        listen_for_tunnels("192.0.2.1:0")
