@@ -61,3 +61,9 @@ def test_code_written_for_tcp_keeps_working() -> None:
 
 def test_every_error_is_exported_by_the_package() -> None:
     assert set(errors.__all__) - {"CODES"} <= set(meshless_sdk.__all__)
+
+
+def test_advice_that_the_agent_gives_too_is_said_once() -> None:
+    error = errors.AccessDenied("sql.db.shop")
+    error.text = "a policy said no: list the service under spec.client; the log says which rule"
+    assert str(error) == f"sql.db.shop: ACCESS_DENIED (4): {error.text}"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -78,6 +78,12 @@ def rejected_by_the_agent() -> list[str]:
 def test_what_the_agent_would_reject_is_never_sent(text: str) -> None:
     with pytest.raises(InvalidServiceId, match=r"is not a service id: write <service>\.<meshlet>\.<namespace>"):
         encode_request(text)
+
+
+@pytest.mark.parametrize("what", [b"http.cart.shop", None, 7])
+def test_what_is_no_text_is_no_service_id(what: object) -> None:
+    with pytest.raises(InvalidServiceId, match="is not a service id"):
+        encode_request(cast("str", what))
 
 
 def test_a_service_name_is_one_dns_label() -> None:

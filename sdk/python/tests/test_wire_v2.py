@@ -137,6 +137,7 @@ def test_any_bytes_on_a_lease_are_bounded_and_raise_nothing(parts: list[bytes]) 
         ({"traceparent": "00-" + "0" * 32 + "-00f067aa0ba902b7-01"}, "is no traceparent"),
         ({"traceparent": "garbage"}, "is no traceparent"),
         ({"sticky_key": b""}, "1 to 64 bytes"),
+        ({"sticky_key": "user-17"}, "a sticky key is bytes, not str; encode it"),
         ({"sticky_key": b"x" * 65}, "hash a longer one"),
         ({"version_pin": ""}, "is no version"),
         ({"version_pin": "-v1"}, "is no version"),

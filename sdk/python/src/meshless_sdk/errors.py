@@ -135,9 +135,13 @@ class ConnectError(MeshlessError, ConnectionError):
         self.errno = errno.ECONNREFUSED
 
     def __str__(self) -> str:
-        said = f" (the agent: {self.text})" if self.text else ""
+        what, _, _ = self._advice.partition(";")
+        if self.text.startswith(what):
+            said = self.text  # the agent's version of the same advice
+        else:
+            said = f"{self._advice} (the agent: {self.text})" if self.text else self._advice
         where = f" [connection {self.connection_id}]" if self.connection_id else ""
-        return f"{self.service_id}: {self.name} ({self.code}): {self._advice}{said}{where}"
+        return f"{self.service_id}: {self.name} ({self.code}): {said}{where}"
 
 
 class UnsupportedVersion(ConnectError):

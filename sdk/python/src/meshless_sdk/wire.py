@@ -25,10 +25,11 @@ def encode_request(service_id: str) -> bytes:
     Raises:
         InvalidServiceId: not `<service>.<meshlet>.<namespace>`.
     """
-    labels = service_id.split(".")
+    named: object = service_id  # whatever its annotation says
+    labels = named.split(".") if isinstance(named, str) else []
     if len(labels) != 3 or not all(map(is_service_name, labels)):
         raise InvalidServiceId(
-            f"{service_id[:256]!r} is not a service id: write <service>.<meshlet>.<namespace>, each a lower-case DNS label"
+            f"{service_id!r:.256} is not a service id: write <service>.<meshlet>.<namespace>, each a lower-case DNS label"
         )
     return bytes((_VERSION, len(service_id))) + service_id.encode("ascii")
 

@@ -113,6 +113,9 @@ def encode_extended_request(
             raise InvalidArgument(f"{traceparent[:256]!r} is no traceparent: write 00-<32 hex>-<16 hex>-<2 hex>, lower case")
         body += _field(_TRACEPARENT, traceparent.encode("ascii"))
     if sticky_key is not None:
+        given: object = sticky_key  # whatever its annotation says
+        if isinstance(given, str):
+            raise InvalidArgument("a sticky key is bytes, not str; encode it")
         if not 1 <= len(sticky_key) <= 64:
             raise InvalidArgument(f"a sticky key has 1 to 64 bytes, not {len(sticky_key)}; hash a longer one")
         body += _field(_STICKY_KEY, sticky_key)
