@@ -117,3 +117,11 @@ def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch
     with FakeAgent():
         pass
     assert "MESHLESS_DIR" not in os.environ
+
+
+def test_a_name_that_nobody_can_dial_is_refused_when_it_is_scripted() -> None:
+    with FakeAgent() as agent:
+        with pytest.raises(meshless_sdk.InvalidServiceId):
+            agent.serve("http.cart", print)
+        with pytest.raises(meshless_sdk.InvalidServiceId):
+            agent.refuse("http.cart", "NO_ENDPOINT")

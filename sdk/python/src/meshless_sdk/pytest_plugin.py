@@ -14,6 +14,7 @@ distribution `meshless` in the same environment.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -115,4 +116,16 @@ def _start(folder: str, text: str) -> tuple[Mesh, subprocess.Popen[str]]:
         with open(log, encoding="utf-8") as stream:
             said = stream.read()
         pytest.fail(f"the mesh did not start in time; is the distribution meshless installed beside meshless-sdk?\n{said}")
+    wrong = _problems(os.path.join(run, "status.json"))
+    if wrong:
+        process.kill()
+        process.communicate()
+        pytest.fail("the text of the mesh is wrong:\n" + "\n".join(wrong))
     return Mesh(run), process
+
+
+def _problems(status: str) -> list[str]:
+    """What the reconciler leaves out of the mesh, which would be a refusal that nobody understands later."""
+    with open(status, encoding="utf-8") as stream:
+        problems = json.load(stream)["problems"]
+    return [f"{problem['path']}: {problem['message']}" for problem in problems]

@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 
 from meshless_sdk.errors import CODES
 from meshless_sdk.paths import address_of
+from meshless_sdk.wire import encode_request
 
 __all__ = ["Dial", "FakeAgent"]
 
@@ -114,9 +115,12 @@ class FakeAgent:
             service_id: `<service>.<meshlet>.<namespace>`.
             handler: called with the server's end of each connection.
             version: what to tell clients of version 2 as the chosen version.
+
+        Raises:
+            InvalidServiceId: no client can dial that name.
         """
         with self._lock:
-            service = self._services.setdefault(service_id, _Service())
+            service = self._of(service_id)
             service.handler, service.version = handler, version
 
     def forward(self, service_id: str, path: str, *, header: bytes = b"") -> None:
@@ -143,21 +147,26 @@ class FakeAgent:
 
         Raises:
             ValueError: no reply code has this name.
+            InvalidServiceId: no client can dial that service.
         """
         if name not in _CODES:
             raise ValueError(f"{name!r} is no reply code that refuses: write one of {', '.join(_CODES)}")
         refusal = _Refusal(_CODES[name], retry_after, text)
         with self._lock:
-            service = self._services.setdefault(service_id, _Service())
+            service = self._of(service_id)
             if times is None:
                 service.always = refusal
             else:
                 service.refusals += [refusal] * times
 
+    def _of(self, service_id: str) -> _Service:
+        encode_request(service_id)  # a name that nobody can dial is a mistake in the test
+        return self._services.setdefault(service_id, _Service())
+
     def allow(self, service_id: str) -> None:
         """Take back every refusal of a service."""
         with self._lock:
-            service = self._services.setdefault(service_id, _Service())
+            service = self._of(service_id)
             service.refusals, service.always = [], None
 
     def drain(self, service_id: str, text: str = "") -> int:
