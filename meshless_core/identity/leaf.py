@@ -113,17 +113,19 @@ class LeafCredentials:
         return cls(leaf.identity, digest, leaf.chain_path, leaf.key_path, bundle.pem)
 
 
-def store_leaf(directory: str, identity: Identity, chain_pem: str, key_pem: bytes) -> Leaf:
-    """Check what an issuer sent and write it to new files in `directory`.
+def store_leaf(directory: str, identity: Identity, chain_pem: str, key_pem: bytes, bundle: TrustBundle) -> Leaf:
+    """Check what an issuer sent and write it to new files in `directory`; of what is refused nothing is written.
 
     Raises:
-        IdentityError: not a leaf for `identity` and this key, or the files cannot be written.
+        IdentityError: not a leaf for `identity` and this key, or not under `bundle`, or the files cannot be written.
     """
     chain = certificates.load_certificates(chain_pem, f"the issuer's reply for {identity}")
     _check(chain[0], identity, key_pem, f"the issuer's reply for {identity}")
-    make_private_directory(directory)
     name = os.path.join(directory, f"{chain[0].serial_number:x}")
     leaf = Leaf(identity, chain, f"{name}.crt", f"{name}.key")
+    if not leaf.fits(bundle):
+        raise IdentityError(f"the issuer's leaf for {identity} does not lead to a trusted root; check its directory")
+    make_private_directory(directory)
     write_private(leaf.key_path, key_pem)
     write_atomically(leaf.chain_path, chain_pem.encode("ascii"))
     return leaf

@@ -186,15 +186,15 @@ class LeafStore:
         # Never sleep long: the wall clock may jump (suspend, NTP), and a leaf must not expire behind our back.
         return min(max(later - self._clock(), 0.0), _LONGEST_WAIT)
 
-    def replace_bundle(self, pem: str) -> None:
-        """Trust exactly the roots of `pem` from now on.
+    def replace_bundle(self, pem: str) -> TrustBundle:
+        """Trust exactly the roots of `pem` from now on; returns them.
 
         Raises:
             IdentityError: it is no bundle of this trust domain; the old one stays.
         """
         bundle = TrustBundle.parse(pem, self._trust_domain, "the issuer's trust bundle")
         if self._bundle is not None and bundle.pem == self._bundle.pem:
-            return
+            return self._bundle
         write_atomically(os.path.join(self._directory, "bundle.pem"), bundle.pem.encode("ascii"))
         logger.info("trust bundle of %s now has %d roots", self._trust_domain, len(bundle.roots))
         self._bundle = bundle
@@ -204,6 +204,7 @@ class LeafStore:
             else:
                 self._use(entry, entry.leaf)
         self._wake.set()
+        return bundle
 
     async def _renew_one(self, entry: _Entry, limit: asyncio.Semaphore) -> None:
         try:
@@ -212,15 +213,9 @@ class LeafStore:
                 issued = await self._issuer.issue(entry.identity, certificates.build_request(key))
                 if self._entries.get(entry.identity.ref) is not entry:
                     return  # no longer local: the answer is dropped, no key was ever written
-                self.replace_bundle(issued.bundle_pem)
-                leaf = store_leaf(entry.directory, entry.identity, issued.chain_pem, certificates.key_to_pem(key))
-                if self._bundle is None or not leaf.fits(self._bundle):
-                    raise IdentityError(
-                        f"the issuer's leaf for {entry.identity} does not lead to a trusted root; check its directory"
-                    )
+                bundle = self.replace_bundle(issued.bundle_pem)
+                leaf = store_leaf(entry.directory, entry.identity, issued.chain_pem, certificates.key_to_pem(key), bundle)
         except IdentityError as error:
-            if self._entries.get(entry.identity.ref) is entry:  # else its files are those of the next one for this meshlet
-                self._tidy(entry)  # what was written before it was refused: each attempt has files of its own
             self._note_failure(entry, error)
             return
         previous = entry.leaf

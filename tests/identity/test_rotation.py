@@ -27,16 +27,20 @@ class Agent:
     def __init__(self, directory: Path, authority: CertificateAuthority, identity: Identity) -> None:
         self.directory, self.authority, self.identity = directory, authority, identity
         self.transport = TlsTransport(Options(), self)
-        self.renew()
         self.learn_bundle()
+        self.renew()
 
     def renew(self) -> None:
         key = certificates.generate_key()
         chain = self.authority.issue(certificates.build_request(key), self.identity)
-        self.leaf = store_leaf(str(self.directory / self.identity.meshlet), self.identity, chain, certificates.key_to_pem(key))
+        folder = str(self.directory / self.identity.meshlet)
+        self.leaf = store_leaf(folder, self.identity, chain, certificates.key_to_pem(key), self.issuers_bundle())
+
+    def issuers_bundle(self) -> TrustBundle:
+        return TrustBundle.parse(self.authority.bundle_pem, self.trust_domain, "test")
 
     def learn_bundle(self) -> None:
-        self.bundle = TrustBundle.parse(self.authority.bundle_pem, self.trust_domain, "test")
+        self.bundle = self.issuers_bundle()
 
     def get(self, identity: Identity) -> LeafCredentials | None:
         return LeafCredentials.of(self.leaf, self.bundle) if identity == self.identity else None

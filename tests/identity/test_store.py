@@ -211,6 +211,20 @@ async def test_a_leaf_of_a_root_no_longer_trusted_is_dropped_and_replaced(held: 
     assert credentials(held)
 
 
+async def test_a_leaf_without_a_trusted_root_is_kept_until_another_takes_its_place(held: Fixture, tmp_path: Path) -> None:
+    held.store.require({CART})
+    await held.store.step()
+    first, files = credentials(held), held.files()
+    stranger = CertificateAuthority.create(tmp_path / "stranger", "mesh.test", clock=held.clock)
+    held.store.replace_bundle(stranger.bundle_pem)
+    assert held.store.get(CART_ID) is None
+    held.issuer.broken = True
+    await held.store.step()
+    assert held.files() == files
+    held.store.replace_bundle(held.issuer.authority.bundle_pem)
+    assert credentials(held) == first
+
+
 async def test_a_bundle_of_another_trust_domain_is_refused(held: Fixture, tmp_path: Path, clock: Any) -> None:
     held.store.require({CART})
     await held.store.step()
