@@ -174,17 +174,18 @@ async def _start_that_never_ends(panel: AuthorizerPanel) -> str:
 async def test_one_whose_start_hangs_is_named_and_gets_its_stop(kind: Any) -> None:
     ended: list[str] = []
 
-    class Hanging(kind):  # type: ignore[misc]  # the base is a parameter
-        async def start(self) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                ended.append("start")
+    async def start() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("start")
 
-        async def stop(self) -> None:
-            ended.append("stop")
+    async def stop() -> None:
+        ended.append("stop")
 
-    panel = AuthorizerPanel([("hanging", Hanging(ALLOW))], timeout=5, problem_of={"hanging": _problem}, start_timeout=0.05)
+    hanging = kind(ALLOW)
+    hanging.start, hanging.stop = start, stop
+    panel = AuthorizerPanel([("hanging", hanging)], timeout=5, problem_of={"hanging": _problem}, start_timeout=0.05)
     assert await _start_that_never_ends(panel) == (
         "meshless.yaml:7: $.plugins.acme: plugin acme of acme 1.0: start failed: took longer than 0.05 s; "
         "check its options, or report it to its authors"
@@ -208,11 +209,12 @@ async def test_one_whose_start_blocks_its_thread_is_named_too() -> None:
 
 @pytest.mark.parametrize("kind", [Inline, Waiting])
 async def test_a_time_limit_of_its_own_that_passes_in_start_is_told_as_its_own(kind: Any) -> None:
-    class Impatient(kind):  # type: ignore[misc]  # the base is a parameter
-        async def start(self) -> None:
-            raise TimeoutError("the database did not answer")
+    async def start() -> None:
+        raise TimeoutError("the database did not answer")
 
-    panel = AuthorizerPanel([("impatient", Impatient(ALLOW))], timeout=5)
+    impatient = kind(ALLOW)
+    impatient.start = start
+    panel = AuthorizerPanel([("impatient", impatient)], timeout=5)
     assert "start failed: TimeoutError: the database did not answer; check" in await _start_that_never_ends(panel)
 
 
@@ -225,11 +227,12 @@ async def test_one_that_misbehaves_in_its_stop_keeps_no_other_from_its_own(kind:
         async def stop(self) -> None:
             stopped.append("other")
 
-    class Leaving(kind):  # type: ignore[misc]  # the base is a parameter
-        async def stop(self) -> None:
-            raise error
+    async def stop() -> None:
+        raise error
 
-    panel = AuthorizerPanel([("other", Other(ALLOW)), ("leaving", Leaving(ALLOW))], timeout=5)
+    leaving = kind(ALLOW)
+    leaving.stop = stop
+    panel = AuthorizerPanel([("other", Other(ALLOW)), ("leaving", leaving)], timeout=5)
     await panel.start()
     await panel.stop()
     assert stopped == ["other"]
