@@ -30,6 +30,7 @@ import attrs
 import h11
 
 from meshless_core.errors import ConfigError, Problem
+from meshless_core.socket_file import remove_socket_file
 
 __all__ = ["AdminServer", "Answer", "Handler"]
 
@@ -115,11 +116,7 @@ class AdminServer:
         if self._server is None:
             return
         if self._socket is not None:
-            path = Path(self._address.removeprefix("unix:"))
-            with contextlib.suppress(FileNotFoundError):
-                # the next agent may listen there by now; it cannot have our number while we listen
-                if os.path.samestat(os.lstat(path), self._socket):
-                    path.unlink()
+            remove_socket_file(self._address.removeprefix("unix:"), self._socket)  # the next agent may listen there by now
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

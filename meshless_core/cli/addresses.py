@@ -16,7 +16,8 @@ import attrs
 import click
 
 from meshless_core.cli.exit_codes import CommandError
-from meshless_core.cli.unix_sockets import connect_unix, listen_unix, remove_unix
+from meshless_core.cli.unix_sockets import connect_unix, listen_unix
+from meshless_core.socket_file import remove_socket_file
 
 __all__ = ["Address", "AddressType", "Listening", "listen_on", "reach"]
 
@@ -87,15 +88,14 @@ class Listening:
     def __init__(self, listener: socket.socket, address: Address) -> None:
         self.socket = listener
         self.address = address
-        self._inode = os.lstat(address.path).st_ino if address.path else 0
+        self._bound = os.lstat(address.path) if address.path else None
 
     def __enter__(self) -> Listening:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # Removed first: while it can be found it must also answer.
-        if self.address.path:
-            remove_unix(self.address.path, self._inode)
+        if self._bound is not None:
+            remove_socket_file(self.address.path, self._bound)
         self.socket.close()
 
 

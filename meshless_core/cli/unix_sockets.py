@@ -1,4 +1,4 @@
-"""Unix sockets at any path: connect to one, listen on one, take it away again.
+"""Unix sockets at any path: connect to one, listen on one.
 
 Paths longer than the 107 bytes of a socket address go through `/proc/self/fd`. A socket to listen on appears at its path
 atomically: bound under another name, given its mode, set listening, then renamed; so nobody ever meets one that refuses. The
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["address_of", "connect_unix", "listen_unix", "remove_unix"]
+__all__ = ["address_of", "connect_unix", "listen_unix"]
 
 _MAX_ADDRESS_BYTES: Final = 107
 _FIRST_PAUSE: Final = 0.001
@@ -98,13 +98,6 @@ def listen_unix(path: str, *, mode: int, backlog: int = 1024) -> socket.socket:
         return _bind(path, folder, mode, backlog)
     finally:
         os.close(folder)
-
-
-def remove_unix(path: str, inode: int) -> None:
-    """Remove the socket at `path` if it still is the one with `inode`, and not another server's that replaced it."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.lstat(path).st_ino == inode:
-            os.unlink(path)
 
 
 def _require_free(path: str) -> None:

@@ -8,7 +8,6 @@ replaced without a gap.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ from typing import Final, Protocol
 
 from meshless_core.documents import PodPlacement
 from meshless_core.errors import SocketDirectoryError
+from meshless_core.socket_file import remove_socket_file
 from meshless_core.socketd import protocol
 from meshless_core.socketd.directories import ParkedPod
 from meshless_core.socketd.readiness import writable
@@ -109,10 +109,8 @@ class SocketdServer:
         if self._serving is not None:
             await end_task(self._serving)
         if self._listener is not None:
-            with contextlib.suppress(FileNotFoundError):
-                # the next one may listen there by now; it cannot have our number while we listen
-                if self._control is not None and os.path.samestat(os.lstat(self._control_path), self._control):
-                    self._control_path.unlink()
+            if self._control is not None:
+                remove_socket_file(self._control_path, self._control)  # the next one may listen there by now
             self._listener.close()
         for parked in self._pods.values():
             if remove:

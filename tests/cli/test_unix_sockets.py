@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshless_core.cli.unix_sockets import address_of, connect_unix, listen_unix, remove_unix
+from meshless_core.cli.unix_sockets import address_of, connect_unix, listen_unix
 
 
 def test_a_short_path_is_its_own_address_and_a_long_one_goes_through_its_folder(tmp_path: Path) -> None:
@@ -57,14 +57,3 @@ def test_a_failed_bind_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="broken disk"):
         listen_unix(str(tmp_path / "s"), mode=0o600)
     assert os.listdir(tmp_path) == []
-
-
-def test_only_ones_own_socket_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    path.write_text("")
-    inode = path.stat().st_ino
-    remove_unix(str(path), inode + 1)
-    assert path.exists()
-    remove_unix(str(path), inode)
-    assert not path.exists()
-    remove_unix(str(path), inode)
