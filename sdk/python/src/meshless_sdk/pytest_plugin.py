@@ -78,7 +78,7 @@ def meshless_mesh() -> Iterator[Callable[[str], Mesh]]:
 
         def start(text: str) -> Mesh:
             if text not in running:
-                running[text] = _start(os.path.join(folder, str(len(running))), text)
+                running[text] = _start(tempfile.mkdtemp(prefix="", dir=folder), text)
             return running[text][0]
 
         yield start
@@ -89,7 +89,6 @@ def meshless_mesh() -> Iterator[Callable[[str], Mesh]]:
 
 
 def _start(folder: str, text: str) -> tuple[Mesh, subprocess.Popen[str]]:
-    os.mkdir(folder)
     file, run, log = (os.path.join(folder, name) for name in ("mesh.yaml", "run", "mesh.log"))
     with open(file, "w", encoding="utf-8") as stream:
         stream.write(text)
@@ -118,8 +117,8 @@ def _start(folder: str, text: str) -> tuple[Mesh, subprocess.Popen[str]]:
         pytest.fail(f"the mesh did not start in time; is the distribution meshless installed beside meshless-sdk?\n{said}")
     wrong = _problems(os.path.join(run, "status.json"))
     if wrong:
-        process.kill()
-        process.communicate()
+        process.send_signal(signal.SIGINT)  # it runs, and has agents to end
+        process.communicate(timeout=_STOP_SECONDS)
         pytest.fail("the text of the mesh is wrong:\n" + "\n".join(wrong))
     return Mesh(run), process
 
