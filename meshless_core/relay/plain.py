@@ -295,7 +295,7 @@ class _Flow:
         """Nobody takes this flow's bytes any more: deliver what the sink's end had sent, then reset the source."""
         self._relay.broke_off(self.twin.side, error)
         self.give_up()
-        if self.twin.eof and not self.twin.holds():
+        if self.twin.broken or (self.twin.eof and not self.twin.holds()):
             self._relay.finish_reset()
             return
         self.watch()

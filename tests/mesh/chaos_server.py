@@ -83,8 +83,8 @@ def serve(connection: socket.socket, key: int) -> None:
                     receive(connection, number, "u", up // 2)
                     tell("crash")
                     os._exit(1)
-                case Order.LEAVE:
-                    send(connection, number, "d", down)
+                case Order.LEAVE:  # at once, as the client sends without reading: one after the other might never end
+                    threading.Thread(target=send_quietly, args=(connection, number, down), daemon=True).start()
                     receive(connection, number, "u", up)
     except WrongBytesError as error:
         ended = f"wrong: {error}"

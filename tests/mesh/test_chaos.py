@@ -76,6 +76,12 @@ def quiet(agent: AgentView) -> bool:
         return False
 
 
+def _restless(agent: AgentView, when: str) -> str:
+    """What an agent that is never quiet still has to do."""
+    metrics = {name: agent.metric(name) for name in ("meshless_tunnel_sessions", "meshless_handshakes_pending")}
+    return f"{agent.name} is quiet {when} the storm: ready {agent.ready}, {metrics}, {agent.connections()}"
+
+
 def settle(storm: Storm, chance: random.Random) -> None:
     """Wait until every service is served again, for every client pod."""
     for pod in ("web-0", "web-1"):
@@ -119,7 +125,7 @@ def test_a_storm_leaves_every_connection_right_and_nothing_behind(
         until(lambda: len(storm.attempts) > 300, "300 connections")
     settle(storm, chance)
     for agent in mesh.agents.values():
-        until(partial(quiet, agent), f"{agent.name} is quiet before the storm")
+        until(partial(quiet, agent), partial(_restless, agent, "before"))
     before = {name: Held.by(agent) for name, agent in mesh.agents.items()}
     children = len(list(descendants(mesh.pid)))
     supervisor = len(os.listdir(f"/proc/{mesh.pid}/fd"))
@@ -132,7 +138,7 @@ def test_a_storm_leaves_every_connection_right_and_nothing_behind(
     settle(storm, chance)
     recovered = time.monotonic() - over
     for agent in mesh.agents.values():
-        until(partial(quiet, agent), f"{agent.name} is quiet after the storm: {agent.name}")
+        until(partial(quiet, agent), partial(_restless, agent, "after"))
     until(lambda: len(list(descendants(mesh.pid))) == children, "as many processes as before")
 
     figures: dict[str, Any] = {**summary(storm), "served_again_after_seconds": round(recovered, 1)}

@@ -250,3 +250,23 @@ async def test_a_session_that_lingers_is_closed_when_its_time_is_over(reactor, p
     client.set_reading(True)
     assert (await ends.over())[0].outcome == "reset"
     sessions.close()
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("apart", [0.0, 0.05], ids=["at_once", "one_after_the_other"])
+async def test_both_ends_go_away_over_bytes_that_neither_reads(plaintext, apart, kind, side, monkeypatch):
+    monkeypatch.setattr(framed, "LINGER", 0.2)
+    client, service = await plaintext.connect(kind=kind)
+    first, second = sort(side, client, service)
+    await fill(client)
+    await fill(service)
+    first.end.close()
+    await asyncio.sleep(apart)
+    second.end.close()
+    for end in (first, second):
+        result, reusable = await end.over()
+        assert (result.outcome, reusable) == ("reset", False)
+    async with asyncio.timeout(10):
+        while not (plaintext.client.stream.closed and plaintext.server.stream.closed):
+            await asyncio.sleep(0.005)

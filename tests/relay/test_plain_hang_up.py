@@ -46,3 +46,20 @@ async def test_a_hang_up_of_the_service_is_told_although_the_client_reads_nothin
     assert not c.relay.closed
     assert len(await receive(c.client)) == sent
     assert (await c.over()).outcome == "closed"
+
+
+@pytest.mark.parametrize("side", ["client", "service"])
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("apart", [0, 100], ids=["at_once", "one_after_the_other"])
+async def test_both_ends_go_away_over_bytes_that_neither_reads(reactor, pair, apart, kind, side):
+    c = Connection(reactor, pair, kind, kind)
+    first, second = (c.client, c.service) if side == "client" else (c.service, c.client)
+    await fill(c.client)
+    await fill(c.service)
+    first.close()
+    for _ in range(apart):
+        await asyncio.sleep(0)
+    second.close()
+    result = await c.over()
+    assert result.outcome == "reset"
+    assert not apart or result.ended_by == side
