@@ -1,7 +1,8 @@
 """From a decision to a route, or to a refusal with a code and a reason.
 
 The order of the checks is a promise: a client that may not see a service learns nothing about it, so "denied" is said before
-"not found". This module must not ask anybody anything.
+"not found". What a node does not serve at all it may say to everybody, whether such a service exists elsewhere or not.
+This module must not ask anybody anything.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from meshless_core.routing.authorization import DEFAULT_DENY, Side
 from meshless_core.routing.table import Route, RoutingTable
 from meshless_core.types import Decision, MeshletRef, ReplyCode, ServiceId, Verdict
 
-__all__ = ["Refusal", "resolve"]
+__all__ = ["Refusal", "not_served", "resolve"]
 
 
 @attrs.frozen
@@ -62,7 +63,7 @@ def resolve(
     route = table.route(target)
     if route is None:
         if service_topic(target) in table.awaited:
-            return Refusal(ReplyCode.NOT_READY, "routing", f"the document of service {target} has not arrived yet")
+            return _not_arrived(target)
         return Refusal(
             ReplyCode.SERVICE_NOT_FOUND,
             "routing",
@@ -71,6 +72,29 @@ def resolve(
     if side == "client" and not route.shares:
         return Refusal(ReplyCode.NO_ENDPOINT, "routing", _why_no_endpoint(route))
     return route
+
+
+def not_served(table: RoutingTable, target: ServiceId) -> Refusal | None:
+    """Why this node cannot answer for a service now, asked before any policy on the server's side; None if it can.
+
+    With the last pod of a meshlet a node lets go of the documents about it. What it then lacks are the facts, which must not
+    be taken for a "no": the client's agent tries another pod, and connections to the pod that is leaving go on.
+
+    Args:
+        table: what this agent knows.
+        target: the service another agent asks for.
+    """
+    if table.route(target) is not None:
+        return None
+    if service_topic(target) in table.awaited:
+        return _not_arrived(target)
+    if target.owner not in table.resident:
+        return Refusal(ReplyCode.NO_ENDPOINT, "routing", f"no pod of meshlet {target.owner} is on node {table.node}")
+    return None
+
+
+def _not_arrived(target: ServiceId) -> Refusal:
+    return Refusal(ReplyCode.NOT_READY, "routing", f"the document of service {target} has not arrived yet")
 
 
 def _why_no_endpoint(route: Route) -> str:

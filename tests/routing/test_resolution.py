@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from meshless_core.documents import MeshletDocument, NodeManifest, TopicState, meshlet_topic, service_topic
-from meshless_core.routing import Refusal, Route, compile_routes, resolve
-from meshless_core.types import Decision, MeshletRef, ReplyCode, ServiceId, Verdict
+from meshless_core.documents import MeshletDocument, NodeManifest, PodPlacement, TopicState, meshlet_topic, service_topic
+from meshless_core.routing import Refusal, Route, compile_routes, not_served, resolve
+from meshless_core.types import Decision, MeshletRef, PodRef, ReplyCode, ServiceId, Verdict
 
 ALLOW = Decision(Verdict.ALLOW, "test", "fine")
 DENY = Decision(Verdict.DENY, "test/no", "shop/web may not")
@@ -86,3 +86,20 @@ def test_what_the_manifest_announces_but_has_not_arrived_is_not_ready_rather_tha
     table = compile_routes("node-a", [known, NodeManifest("node-a", (), {service_topic(target): state})])
     allow = Decision(Verdict.ALLOW, "test", "")
     assert refuse(table, source, target, allow).code is ReplyCode.NOT_READY
+
+
+def test_a_node_answers_for_a_service_of_its_pods_only(world) -> None:
+    pods = (
+        PodPlacement(PodRef("shop", "a"), "uid-a", world.http.owner, None),
+        PodPlacement(PodRef("shop", "x"), "x", None, None),
+    )
+    state = TopicState(1, "sha256:" + "0" * 64)
+    held = world.service(world.endpoint("a"))
+    assert not_served(compile_routes(world.here, [held]), world.http) is None
+    assert not_served(compile_routes(world.here, [NodeManifest(world.here, pods, {})]), world.http) is None, "policy says no"
+    gone = not_served(compile_routes(world.here, [NodeManifest(world.here, pods[1:], {})]), world.http)
+    assert gone == Refusal(ReplyCode.NO_ENDPOINT, "routing", f"no pod of meshlet shop/cart is on node {world.here}")
+    late = not_served(
+        compile_routes(world.here, [NodeManifest(world.here, pods, {service_topic(world.http): state})]), world.http
+    )
+    assert late == Refusal(ReplyCode.NOT_READY, "routing", "the document of service http.cart.shop has not arrived yet")
