@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 
 from meshless_core.agent.runtime import AgentRuntime
-from meshless_core.routing import Refusal, Route, RoutingTable, authorization_request, not_served, resolve
+from meshless_core.routing import Refusal, Route, RoutingTable, authorization_request, resolve
 from meshless_core.routing.authorization import Side
 from meshless_core.types import AuthorizationRequest, Decision, MeshletRef, PodRef, ReplyCode, ServiceId, Verdict
 
@@ -42,12 +42,10 @@ class _Case:
 
     Attributes:
         facts: what authorizers are asked.
-        unserved: why nobody is asked.
         admitted: the outcome of the last decision that allowed it.
     """
 
     facts: AuthorizationRequest
-    unserved: Refusal | None
     admitted: Admitted | None = None
 
 
@@ -78,8 +76,6 @@ class Admission:
         if source is None:
             return self._settle(table, source, target, None, side)
         case = self._case(table, source, source_pod, target, side)
-        if case.unserved is not None:
-            return case.unserved
         decision = self._runtime.panel.ask_inline(case.facts)
         admitted = case.admitted
         if admitted is not None and decision.verdict is _ALLOW and decision.policy == admitted.policy:
@@ -100,10 +96,8 @@ class Admission:
                 return _NOT_READY
             decision = None
             if source is not None:
-                case = self._case(table, source, source_pod, target, side)
-                if case.unserved is not None:
-                    return case.unserved
-                decision = (await self._runtime.panel.ask(case.facts)).final
+                facts = self._case(table, source, source_pod, target, side).facts
+                decision = (await self._runtime.panel.ask(facts)).final
             if table is self._runtime.table:
                 return self._settle(table, source, target, decision, side)
         return _TOO_RESTLESS
@@ -115,8 +109,7 @@ class Admission:
         key = (source, source_pod, target, side)
         case = self._cases.get(key)
         if case is None:
-            unserved = not_served(table, target) if side == "server" else None
-            case = self._cases[key] = _Case(authorization_request(table, source, source_pod, target, side), unserved)
+            case = self._cases[key] = _Case(authorization_request(table, source, source_pod, target, side))
         return case
 
     def _settle(

@@ -26,7 +26,7 @@ from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.errors import ConfigError, Problem, TransportError
 from meshless_core.hookspecs import CredentialsSource, Transport
 from meshless_core.relay import FramedSession, RelayResult
-from meshless_core.routing import Refusal
+from meshless_core.routing import Refusal, not_served
 from meshless_core.tunnel import OpenReply, OpenRequest
 from meshless_core.types import Endpoint, ReplyCode
 
@@ -273,7 +273,9 @@ class InboundTunnels:
             self._decide(peer, request, started)
 
     def _decide(self, peer: _Peer, request: OpenRequest, started: float) -> None:
-        if self._admission.inline_only:
+        if (refusal := self._not_served(request)) is not None:
+            self._refuse(peer, request, refusal)
+        elif self._admission.inline_only:
             source = peer.session.stream.peer.ref
             outcome = self._admission.decide_inline(source, request.source_pod, request.service, "server")
             self._settle(peer, request, outcome, started)
@@ -289,7 +291,7 @@ class InboundTunnels:
 
     def _settle(self, peer: _Peer, request: OpenRequest, outcome: Admitted | Refusal, started: float) -> None:
         if isinstance(outcome, Refusal):
-            self._refuse(peer, request, outcome)
+            self._refuse(peer, request, self._not_served(request) or outcome)  # documents may have come while it was decided
             return
         endpoint = outcome.route.local_pods.get(request.pod)
         if endpoint is None or endpoint.uid != request.pod_uid:
@@ -297,6 +299,10 @@ class InboundTunnels:
             self._refuse(peer, request, Refusal(ReplyCode.NO_ENDPOINT, "routing", reason))
             return
         self._connect(peer, request, outcome, endpoint, started)
+
+    def _not_served(self, request: OpenRequest) -> Refusal | None:
+        table = self._runtime.table
+        return None if table is None else not_served(table, request.service, request.pod)
 
     def _connect(self, peer: _Peer, request: OpenRequest, admitted: Admitted, endpoint: Endpoint, started: float) -> None:
         peer.opening = None

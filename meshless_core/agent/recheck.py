@@ -1,4 +1,7 @@
-"""Live connections against new documents: what is no longer allowed is cut, with the reason in the log."""
+"""Live connections against new documents: what is no longer allowed is cut, with the reason in the log.
+
+A pod that leaves the node takes the documents about it along. That takes nothing back: it may finish what it was doing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 from meshless_core.agent.admission import Admission
 from meshless_core.agent.connections import Connection
 from meshless_core.agent.runtime import AgentRuntime
-from meshless_core.routing import Refusal
+from meshless_core.routing import Refusal, not_served
 from meshless_core.routing.authorization import Side
 from meshless_core.types import ReplyCode
 
@@ -32,11 +35,9 @@ class Recheck:
         """Check all live connections: at once if authorizers are inline, in the background if not."""
         if self._admission.inline_only:
             for connection in self._runtime.connections:
-                side = _side(connection)
-                self._apply(
-                    connection,
-                    self._admission.decide_inline(connection.source, connection.source_pod, connection.service, side),
-                )
+                if (side := self._judge(connection)) is not None:
+                    source, pod, service = connection.source, connection.source_pod, connection.service
+                    self._apply(connection, self._admission.decide_inline(source, pod, service, side))
             return
         self._again = True
         if not self._running:
@@ -48,11 +49,26 @@ class Recheck:
             while self._again:
                 self._again = False
                 for connection in self._runtime.connections:
-                    side = _side(connection)
-                    outcome = await self._admission.decide(connection.source, connection.source_pod, connection.service, side)
-                    self._apply(connection, outcome)
+                    if (side := self._judge(connection)) is None:
+                        continue
+                    source, pod, service = connection.source, connection.source_pod, connection.service
+                    outcome = await self._admission.decide(source, pod, service, side)
+                    if self._judge(connection) == side:  # else other documents came: it is their turn
+                        self._apply(connection, outcome)
         finally:
             self._running = False
+
+    def _judge(self, connection: Connection) -> Side | None:
+        """On which side to ask; None if the facts of this side have left with its pod."""
+        table = self._runtime.table
+        assert table is not None  # it is what changed
+        if connection.reporter != "destination" and (
+            table.meshlet(connection.source) is not None or connection.source_pod in table.pods
+        ):
+            return "client"
+        if connection.reporter == "source" or not_served(table, connection.service, connection.endpoint.pod) is not None:
+            return None
+        return "server"
 
     def _apply(self, connection: Connection, outcome: object) -> None:
         if not isinstance(outcome, Refusal) or outcome.code in _NO_REVOCATION:
@@ -69,7 +85,3 @@ class Recheck:
             outcome.policy,
         )
         connection.cut("revoked", f"no longer allowed by {outcome.policy}: {outcome.reason}"[:256])
-
-
-def _side(connection: Connection) -> Side:
-    return "server" if connection.reporter == "destination" else "client"

@@ -1,7 +1,7 @@
 """From documents to a decision per connection: policy facts, version shares, endpoints, and why.
 
 Pure functions and plain objects: no I/O, no clock, no randomness of its own, no logging. A connection goes through it in this
-order: `RoutingTable.route_for`, `not_served` (on the server's side), `authorization_request`, `combine`, `resolve`,
+order: `RoutingTable.route_for`, `not_served` (at the pod's agent), `authorization_request`, `combine`, `resolve`,
 `Route.for_wishes`, the canary selector on `Route.shares`, `attempts`.
 """
 

@@ -12,7 +12,7 @@ import attrs
 from meshless_core.documents import meshlet_topic, service_topic
 from meshless_core.routing.authorization import DEFAULT_DENY, Side
 from meshless_core.routing.table import Route, RoutingTable
-from meshless_core.types import Decision, MeshletRef, ReplyCode, ServiceId, Verdict
+from meshless_core.types import Decision, MeshletRef, PodRef, ReplyCode, ServiceId, Verdict
 
 __all__ = ["Refusal", "not_served", "resolve"]
 
@@ -74,22 +74,23 @@ def resolve(
     return route
 
 
-def not_served(table: RoutingTable, target: ServiceId) -> Refusal | None:
-    """Why this node cannot answer for a service now, asked before any policy on the server's side; None if it can.
+def not_served(table: RoutingTable, target: ServiceId, pod: PodRef) -> Refusal | None:
+    """Why the agent beside a pod cannot judge who may use it, asked before any policy; None if it can.
 
     With the last pod of a meshlet a node lets go of the documents about it. What it then lacks are the facts, which must not
     be taken for a "no": the client's agent tries another pod, and connections to the pod that is leaving go on.
 
     Args:
         table: what this agent knows.
-        target: the service another agent asks for.
+        target: the service of a connection from another agent.
+        pod: the pod that serves it, as that agent says.
     """
     if table.route(target) is not None:
         return None
     if service_topic(target) in table.awaited:
         return _not_arrived(target)
-    if target.owner not in table.resident:
-        return Refusal(ReplyCode.NO_ENDPOINT, "routing", f"no pod of meshlet {target.owner} is on node {table.node}")
+    if pod not in table.pods:
+        return Refusal(ReplyCode.NO_ENDPOINT, "routing", f"pod {pod} is not on node {table.node} any more")
     return None
 
 

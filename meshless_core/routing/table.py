@@ -178,7 +178,7 @@ class RoutingTable:
         meshlets: every meshlet.
         revisions: per topic, the revision of the document that was compiled; only of documents that came in an envelope.
         awaited: topics the node's manifest lists whose documents have not arrived: what they are about exists.
-        resident: meshlets with a pod on this node, by the manifest.
+        pods: the pods of this node, by the manifest.
     """
 
     node: str
@@ -186,7 +186,7 @@ class RoutingTable:
     meshlets: Mapping[MeshletRef, MeshletDocument] = attrs.field(repr=False)
     revisions: Mapping[str, Revision] = attrs.field(repr=False)
     awaited: frozenset[str] = attrs.field(repr=False)
-    resident: frozenset[MeshletRef] = attrs.field(repr=False)
+    pods: frozenset[PodRef] = attrs.field(repr=False)
     _by_text: Mapping[str, Route] = attrs.field(repr=False)
     _uses: Mapping[MeshletRef, frozenset[ServiceId]] = attrs.field(repr=False)
     _compiled_from: Mapping[ServiceId, ServiceDocument] = attrs.field(repr=False)
@@ -229,7 +229,7 @@ def compile_routes(
     bodies: dict[str, MeshletDocument | ServiceDocument] = {}
     revisions: dict[str, Revision] = {}
     announced: set[str] = set()
-    resident: set[MeshletRef] = set()
+    pods: set[PodRef] = set()
     for document in documents:
         if isinstance(document, Document):
             body, revision = document.body, Revision(document.epoch, document.generation)
@@ -237,7 +237,7 @@ def compile_routes(
             body, revision = document, _NO_REVISION
         if isinstance(body, NodeManifest):
             announced.update(body.topics)
-            resident.update(pod.meshlet for pod in body.pods if pod.meshlet is not None)
+            pods.update(placement.pod for placement in body.pods)
             continue
         topic = meshlet_topic(body.ref) if isinstance(body, MeshletDocument) else service_topic(body.service)
         if revision < revisions.get(topic, _NO_REVISION):
@@ -253,7 +253,7 @@ def compile_routes(
         meshlets=meshlets,
         revisions={topic: revision for topic, revision in revisions.items() if revision is not _NO_REVISION},
         awaited=frozenset(announced - bodies.keys()),
-        resident=frozenset(resident),
+        pods=frozenset(pods),
         by_text={route.text: route for route in routes.values()},
         uses={ref: frozenset(body.uses) for ref, body in meshlets.items()},
         compiled_from=services,

@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-from meshless_core.agent.admission import Admission
-from meshless_core.routing import Refusal
-from meshless_core.types import AuthorizationRequest, Decision, MeshletRef, ReplyCode, ServiceId, Verdict
+from meshless_core.types import AuthorizationRequest, Decision, ReplyCode, Verdict
 from tests.agent.scraping import scrape, until_counted
 
 MakeMesh = Callable[..., Awaitable[Any]]
@@ -166,28 +164,6 @@ async def test_a_connection_that_is_taken_back_says_so_at_both_agents(
         await until_counted(mesh, 1, name, agent, reason="aborted")
         words |= {sample.labels["flags"] for sample in await scrape(mesh, agent) if sample.name == name}
     assert words in ({"revoked"}, {"revoked", "cut"}), "whoever was first cut it for that, and the other was told or did it too"
-
-
-@pytest.mark.parametrize("inline", [True, False], ids=["inline", "awaited"])
-async def test_when_the_last_pod_leaves_a_node_its_connections_go_on_and_nobody_is_denied(
-    make_mesh: MakeMesh, shop: Callable[[str], str], inline: bool
-) -> None:
-    mesh = await make_mesh(cart_on="node-b", authorizers=None if inline else [("declared", _Saying(_declared))])
-    await mesh.serve(_echo)
-    reader, writer = await mesh.dial()
-    writer.write(b"before")
-    assert await reader.readexactly(6) == b"before"
-    text = shop("node-b")
-    await mesh.apply(text[: text.rindex("---")])
-    source, target = MeshletRef("shop", "web"), ServiceId("http", "cart", "shop")
-    late = await Admission(mesh.agents["node-b"].runtime).decide(source, None, target, "server")  # for one that knows it later
-    assert isinstance(late, Refusal)
-    assert (late.code, late.reason) == (ReplyCode.NO_ENDPOINT, "no pod of meshlet shop/cart is on node node-b")
-    writer.write(b"after")
-    writer.write_eof()
-    assert await reader.read() == b"after"
-    writer.close()
-    assert await mesh.refusal() is ReplyCode.NO_ENDPOINT
 
 
 async def test_a_connection_that_a_drain_cuts_says_so(make_mesh: MakeMesh) -> None:
@@ -346,10 +322,6 @@ async def _nonsense(_request: AuthorizationRequest) -> Any:
 
 async def _allow(_request: AuthorizationRequest) -> Decision:
     return Decision(Verdict.ALLOW, "open", "everybody")
-
-
-async def _declared(request: AuthorizationRequest) -> Decision:
-    return Decision(Verdict.ALLOW if request.declared else Verdict.DENY, "declared", "by its Meshlet")
 
 
 @pytest.mark.parametrize("answer", [_hang, _block, _raise, _nonsense], ids=lambda answer: answer.__name__)

@@ -88,18 +88,16 @@ def test_what_the_manifest_announces_but_has_not_arrived_is_not_ready_rather_tha
     assert refuse(table, source, target, allow).code is ReplyCode.NOT_READY
 
 
-def test_a_node_answers_for_a_service_of_its_pods_only(world) -> None:
-    pods = (
-        PodPlacement(PodRef("shop", "a"), "uid-a", world.http.owner, None),
-        PodPlacement(PodRef("shop", "x"), "x", None, None),
+def test_the_agent_beside_a_pod_judges_for_pods_of_its_node_only(world) -> None:
+    here, gone = PodRef("shop", "a"), PodRef("shop", "b")
+    pods = (PodPlacement(here, "uid-a", None, None),)
+    held = compile_routes(world.here, [world.service(world.endpoint("a"))])
+    assert not_served(held, world.http, gone) is None
+    dropped = compile_routes(world.here, [NodeManifest(world.here, pods, {})])
+    assert not_served(dropped, world.http, here) is None, "its Meshlet is gone, or serves this no more: a matter of policy"
+    assert not_served(dropped, world.http, gone) == Refusal(
+        ReplyCode.NO_ENDPOINT, "routing", f"pod shop/b is not on node {world.here} any more"
     )
-    state = TopicState(1, "sha256:" + "0" * 64)
-    held = world.service(world.endpoint("a"))
-    assert not_served(compile_routes(world.here, [held]), world.http) is None
-    assert not_served(compile_routes(world.here, [NodeManifest(world.here, pods, {})]), world.http) is None, "policy says no"
-    gone = not_served(compile_routes(world.here, [NodeManifest(world.here, pods[1:], {})]), world.http)
-    assert gone == Refusal(ReplyCode.NO_ENDPOINT, "routing", f"no pod of meshlet shop/cart is on node {world.here}")
-    late = not_served(
-        compile_routes(world.here, [NodeManifest(world.here, pods, {service_topic(world.http): state})]), world.http
-    )
+    announced = {service_topic(world.http): TopicState(1, "sha256:" + "0" * 64)}
+    late = not_served(compile_routes(world.here, [NodeManifest(world.here, pods, announced)]), world.http, here)
     assert late == Refusal(ReplyCode.NOT_READY, "routing", "the document of service http.cart.shop has not arrived yet")
