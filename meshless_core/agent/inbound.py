@@ -14,8 +14,9 @@ import logging
 import select
 import socket
 import time
-from functools import partial
-from typing import Final
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Concatenate, Final, ParamSpec
 
 import attrs
 
@@ -55,6 +56,24 @@ class _Peer:
     address: str
     idle_since: float
     opening: asyncio.TimerHandle | asyncio.Task[None] | None = None
+
+
+_P = ParamSpec("_P")
+
+
+def _answered(
+    method: Callable[Concatenate[InboundTunnels, _Peer, OpenRequest, _P], None],
+) -> Callable[Concatenate[InboundTunnels, _Peer, OpenRequest, _P], None]:
+    """For steps towards a reply: a bug of ours costs this request, which is told so, and not the session or the loop."""
+
+    @wraps(method)
+    def calling(self: InboundTunnels, peer: _Peer, request: OpenRequest, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            method(self, peer, request, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - logged with the connection's id, and answered
+            self.failed(peer, request, error)
+
+    return calling
 
 
 class InboundTunnels:
@@ -254,6 +273,7 @@ class InboundTunnels:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
+    @_answered
     def _opened(self, peer: _Peer, request: OpenRequest) -> None:
         runtime, stream = self._runtime, peer.session.stream
         self._idle.pop(peer, None)
@@ -284,11 +304,16 @@ class InboundTunnels:
 
     async def _decide_slowly(self, peer: _Peer, request: OpenRequest, started: float) -> None:
         source = peer.session.stream.peer.ref
-        outcome = await self._admission.decide(source, request.source_pod, request.service, "server")
+        try:
+            outcome = await self._admission.decide(source, request.source_pod, request.service, "server")
+        except Exception as error:  # noqa: BLE001 - logged with the connection's id, and answered
+            self.failed(peer, request, error)
+            return
         peer.opening = None
         if peer.session in self._peers:
             self._settle(peer, request, outcome, started)
 
+    @_answered
     def _settle(self, peer: _Peer, request: OpenRequest, outcome: Admitted | Refusal, started: float) -> None:
         if isinstance(outcome, Refusal):
             self._refuse(peer, request, self._not_served(request) or outcome)  # documents may have come while it was decided
@@ -304,6 +329,7 @@ class InboundTunnels:
         table = self._runtime.table
         return None if table is None else not_served(table, request.service, request.pod)
 
+    @_answered
     def _connect(self, peer: _Peer, request: OpenRequest, admitted: Admitted, endpoint: Endpoint, started: float) -> None:
         peer.opening = None
         runtime = self._runtime
@@ -372,6 +398,19 @@ class InboundTunnels:
         peer.session.reply(OpenReply(refusal.code, refusal.reason[:256]))
         if peer.session in self._peers:
             self._rest(peer)
+
+    def failed(self, peer: _Peer, request: OpenRequest, error: Exception) -> None:
+        """Give up on a request because of a bug."""
+        logger.error("connection %s to %s failed", request.connection_id.hex(), request.service, exc_info=error)
+        peer.opening = None
+        if peer.session not in self._peers:
+            return
+        if peer.session.state == "opening":
+            reason = f"internal error: {type(error).__name__}; see the agent's log"
+            peer.session.reply(OpenReply(ReplyCode.INTERNAL_ERROR, reason))
+            self._rest(peer)
+        else:
+            self._drop(peer)  # the answer was given: what has become of it is not known
 
     # --- end ---------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from meshless_core.config import Seconds
 from meshless_core.errors import ConfigError
 from meshless_core.hookspecs import SecureStream
 from meshless_core.identity import bind_issuer_socket
-from meshless_core.types import Identity, ReplyCode, ServiceId
+from meshless_core.types import AuthorizationRequest, Decision, Identity, ReplyCode, ServiceId, Verdict
 
 MakeMesh = Callable[..., Awaitable[Any]]
 
@@ -48,6 +48,33 @@ async def test_of_idle_sessions_the_newest_are_kept_and_the_next_connection_is_m
         writer.write_eof()
         assert await reader.read() == b"still"
         writer.close()
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "awaited"])
+async def test_a_bug_in_deciding_costs_one_request_which_is_told_so(
+    make_mesh: MakeMesh, inline: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mesh = await make_mesh(cart_on="node-b", authorizers=None if inline else [("open", _Open())])
+    await mesh.serve(_echo)
+    admission = mesh.agents["node-b"].inbound._admission
+
+    def bug(*_question: object) -> None:
+        raise KeyError("a bug")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(admission, "decide_inline" if inline else "decide", bug)
+        assert await mesh.refusal() is ReplyCode.INTERNAL_ERROR
+    assert "KeyError: 'a bug'" in caplog.text
+    reader, writer = await mesh.dial()
+    writer.write(b"fine again")
+    writer.write_eof()
+    assert await reader.read() == b"fine again"
+    writer.close()
+
+
+class _Open:
+    async def authorize(self, _request: AuthorizationRequest) -> Decision:
+        return Decision(Verdict.ALLOW, "open", "everybody")
 
 
 class _LeavesSlowly:
