@@ -479,6 +479,7 @@ class FramedSession:
             self._die()
             return
         self._linger = self.reactor.loop.call_later(LINGER, self._die)
+        self.reactor.orphans.add(self._die)
         self._set_reading(True)
 
     def _die(self) -> None:
@@ -486,6 +487,7 @@ class FramedSession:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+            self.reactor.orphans.discard(self._die)
         self._reading = False
         self._unsent = True  # nothing more is written
         self._out = bytearray()

@@ -46,6 +46,7 @@ class Reactor:
         scratch: buffer a handler may use until it returns; its content is nobody's afterwards.
         pipes: for handlers that splice.
         loop: the asyncio loop, for timers.
+        orphans: called by `close`, for what its owner has let go of while it had a last word to deliver.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Reactor:
         self._handlers: dict[int, Handler] = {}
         self._on_error: dict[int, OnError] = {}
         self._fresh: set[int] = set()
+        self.orphans: set[Callable[[], None]] = set()
         self._closed = False
         if isinstance(loop, DataPathLoop):
             self._epoll = loop.data_path.epoll
@@ -121,9 +123,11 @@ class Reactor:
         self._on_error.pop(fd, None)
 
     def close(self) -> None:
-        """Forget every descriptor (they are closed by their owners) and leave the loop. Idempotent."""
+        """End the orphans, forget every other descriptor (its owner closes it) and leave the loop. Idempotent."""
         if self._closed:
             return
+        for end in list(self.orphans):
+            end()
         self._closed = True
         if isinstance(self.loop, DataPathLoop):
             for fd in list(self._handlers):

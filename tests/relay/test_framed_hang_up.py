@@ -13,6 +13,7 @@ import pytest
 from meshless_core.relay import framed
 from meshless_core.relay.framed import FramedSession
 from meshless_core.relay.framed_relay import FramedRelay
+from meshless_core.relay.reactor import Reactor
 from meshless_core.tunnel import OpenReply, OpenRequest
 from meshless_core.types import ReplyCode
 from tests.relay.framed_sessions import REQUEST, Ends, Sessions, soon, wait
@@ -270,3 +271,20 @@ async def test_both_ends_go_away_over_bytes_that_neither_reads(plaintext, apart,
     async with asyncio.timeout(10):
         while not (plaintext.client.stream.closed and plaintext.server.stream.closed):
             await asyncio.sleep(0.005)
+
+
+async def test_a_session_that_lingers_is_closed_with_the_reactor(pair, streams):
+    reactor = Reactor(asyncio.get_running_loop())
+    sessions = Sessions(reactor, pair, await streams())
+    client, service = await sessions.connect(kind="tcp")
+    sessions.client.set_reading(False)
+    service.end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    service.end.close()
+    await service.over()
+    sessions.server.close()
+    assert not sessions.server.stream.closed, "its last frame may still be on its way"
+    reactor.close()
+    assert sessions.server.stream.closed
+    assert not reactor.orphans
+    sessions.client.close()
+    await client.over()
