@@ -4,7 +4,8 @@ The relay gets one end of a socket pair instead of the client; here the client's
 and the service's bytes come back untouched. Always correct, one more copy: only such protocols pay for it. Memory is bounded:
 neither side is read while the other does not take what it got. So is the time a filter takes in one go, however small the
 pieces are that a client makes it look at: other connections get their turn in between. The connection is listed until its last
-byte has reached the client, as without a filter.
+byte has reached the client, as without a filter. An end that breaks off is shown to the relay as one (what it had sent is
+delivered, it is sent no more), so that both applications see what the relay alone would have shown them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import socket
 from collections.abc import Callable
 from functools import lru_cache
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 DELIVERY_SECONDS: Final = 60.0
 """How long a client may take for what was under way when the service closed: at most two socket buffers."""
 
+_DELIVERED: Final = frozenset({"closed", "reset"})
+"""Outcomes before which the relay delivers what it has; the others cut at once."""
 _READ_BYTES: Final = 64 * 1024
 _SLICE_BYTES: Final = 4 * 1024  # one-byte chunks of HTTP cost a filter some 10 us each
 
@@ -93,7 +97,7 @@ class Filter:
         self._relayed.set()
         if self._task.done():
             self._tell()
-        elif result.outcome != "closed" and not self._cutting:
+        elif result.outcome not in _DELIVERED and not self._cutting:
             self._task.cancel()
 
     def _over(self, _task: asyncio.Task[None]) -> None:
@@ -112,7 +116,7 @@ class Filter:
 
     async def _run(self) -> None:
         forward = asyncio.create_task(self._forward(), name="filter-forward")
-        backward = asyncio.create_task(_copy(self._inner, self._client), name="filter-backward")
+        backward = asyncio.create_task(self._backward(), name="filter-backward")
         relayed = asyncio.create_task(self._relayed.wait(), name="filter-relayed")
         running: set[asyncio.Task[Any]] = {forward, backward, relayed}
         try:
@@ -122,7 +126,7 @@ class Filter:
                     task.result()
             async with asyncio.timeout(DELIVERY_SECONDS):
                 await backward  # what the relay still had for the client; there is nobody to forward to any more
-            self._clean = True
+            self._clean = self._result is not None and self._result.outcome == "closed"
         except TimeoutError:
             assert self._result is not None  # that is when the time began
             reason = f"the client did not take its last bytes within {DELIVERY_SECONDS:g} s"
@@ -130,8 +134,6 @@ class Filter:
         except RemoteProtocolError as error:
             logger.warning("connection %s is cut: %s", self._id.hex(), error)
             self._stop("client_error", f"the client's bytes are refused: {error}")
-        except OSError as error:
-            self._stop("client_reset", f"client: {error.strerror}")
         except Exception as error:
             logger.exception("connection %s is cut: its handshake's filter failed", self._id.hex())
             self._stop("agent_error", f"internal error: {type(error).__name__} in the handshake's filter")
@@ -145,14 +147,39 @@ class Filter:
         self._cut(cut, reason)
 
     async def _forward(self) -> None:
+        """Filter the client's bytes and hand them to the relay, until the client ends or the service takes no more."""
         loop = asyncio.get_running_loop()
         while True:
-            data = await loop.sock_recv(self._client, _READ_BYTES)
+            try:
+                data = await loop.sock_recv(self._client, _READ_BYTES)
+            except OSError:  # it broke off: what it had sent is on its way, and it is sent no more
+                _shut(self._inner, socket.SHUT_RDWR)
+                return
             if allowed := await _allowed(data, self._handshake, self._budget):
-                await loop.sock_sendall(self._inner, allowed)
+                try:
+                    await loop.sock_sendall(self._inner, allowed)
+                except OSError:
+                    _shut(self._client, socket.SHUT_RD)
+                    return
             if not data:
-                with contextlib.suppress(OSError):  # the other side is gone already
-                    self._inner.shutdown(socket.SHUT_WR)
+                _shut(self._inner, socket.SHUT_RDWR if _has_hung_up(self._client) else socket.SHUT_WR)
+                return
+
+    async def _backward(self) -> None:
+        """Hand the service's bytes to the client, until the relay ends or the client takes no more."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await loop.sock_recv(self._inner, _READ_BYTES)
+            except OSError:  # the relay is over, and had not read everything of the client's
+                return
+            if not data:
+                _shut(self._client, socket.SHUT_WR)
+                return
+            try:
+                await loop.sock_sendall(self._client, data)
+            except OSError:
+                _shut(self._inner, socket.SHUT_RD)
                 return
 
 
@@ -169,9 +196,13 @@ async def _allowed(data: bytes, handshake: FilteringHandshake, budget: float) ->
     return b"".join(parts)
 
 
-async def _copy(source: socket.socket, sink: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    while data := await loop.sock_recv(source, _READ_BYTES):
-        await loop.sock_sendall(sink, data)
+def _shut(end: socket.socket, how: int) -> None:
     with contextlib.suppress(OSError):  # the other side is gone already
-        sink.shutdown(socket.SHUT_WR)
+        end.shutdown(how)
+
+
+def _has_hung_up(end: socket.socket) -> bool:
+    """Whether an end that reads as end-of-file is gone as a whole, not only done with sending."""
+    poll = select.poll()
+    poll.register(end, 0)  # POLLHUP is always reported
+    return any(events & select.POLLHUP for _, events in poll.poll(0))

@@ -18,7 +18,7 @@ __all__ = ["CLOSED_FLAGS", "NORMAL", "REFUSED_REASONS", "Cut", "closed_flags", "
 NORMAL: Final = "-"
 """Nothing to say: the connection ended the way connections are meant to. Never empty, so that a query can match it."""
 
-Cut = Literal["", "revoked", "draining", "client_error", "client_reset", "agent_error"]
+Cut = Literal["", "revoked", "draining", "client_error", "agent_error"]
 """Why this agent cut a connection that was established; empty if it did not."""
 
 CLOSED_FLAGS: Final[Mapping[str, str]] = {

@@ -18,6 +18,7 @@ from meshless_core.errors import RemoteProtocolError
 from meshless_core.hookspecs import HandshakeRequest, ReplyDetails
 from meshless_core.types import ReplyCode, ServiceId
 from tests.agent.handing_over import echo, receive, until
+from tests.relay.applications import judge, storm
 
 MakeMesh = Callable[..., Awaitable[Any]]
 BOTH = pytest.mark.parametrize("node", ["node-a", "node-b"], ids=["same-node", "cross-node"])
@@ -343,3 +344,20 @@ async def test_without_descriptors_for_a_filter_the_connection_ends_and_leaves_n
     await until(lambda: all_over(mesh), seconds=20)
     assert "limit of open files" in caplog.text
     client.close()
+
+
+@BOTH
+async def test_whatever_both_applications_do_it_is_over_once_they_are_gone(make_mesh: MakeMesh, node: str) -> None:
+    mesh = await shouting(make_mesh, cart_on=node)
+    with socket.socket(socket.AF_UNIX) as listener:
+        mesh.server_path(service="http").unlink()
+        listener.bind(str(mesh.server_path()))
+        listener.listen()
+        listener.setblocking(False)
+        for number in range(40):
+            client = await dial(mesh)
+            service, _ = await asyncio.get_running_loop().sock_accept(listener)
+            service.setblocking(False)
+            ends = await storm(number, client, service)
+            await until(lambda: all_over(mesh))
+            judge(ends)
