@@ -1,4 +1,4 @@
-"""Two applications that do anything to the ends of their connection, in an order dealt from a seed, and what holds whatever it was."""
+"""Two applications that do anything to their ends of a connection, in an order dealt from a seed, and what holds always."""
 
 import asyncio
 import contextlib

@@ -275,16 +275,17 @@ async def test_both_ends_go_away_over_bytes_that_neither_reads(plaintext, apart,
 
 async def test_a_session_that_lingers_is_closed_with_the_reactor(pair, streams):
     reactor = Reactor(asyncio.get_running_loop())
-    sessions = Sessions(reactor, pair, await streams())
+    near, far = await streams()
+    sessions = Sessions(reactor, pair, (near, far))
     client, service = await sessions.connect(kind="tcp")
     sessions.client.set_reading(False)
     service.end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     service.end.close()
     await service.over()
     sessions.server.close()
-    assert not sessions.server.stream.closed, "its last frame may still be on its way"
+    assert not far.closed, "its last frame may still be on its way"
     reactor.close()
-    assert sessions.server.stream.closed
+    assert far.closed
     assert not reactor.orphans
     sessions.client.close()
     await client.over()
