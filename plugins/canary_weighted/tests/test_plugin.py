@@ -7,6 +7,7 @@ import pytest
 from meshless_canary_weighted.plugin import Options, WeightedSelector, meshless_register_canary_selector
 
 from meshless_core import PLUGIN_API, CanaryRequest, ServiceId, VersionShare
+from meshless_core.testing.canary import check_canary_selector
 
 HTTP = ServiceId("http", "cart", "shop")
 
@@ -112,3 +113,8 @@ def test_pods_without_a_version_are_a_version_of_their_own() -> None:
 def test_max_services_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="max_services"):
         Options(max_services=0)
+
+
+@pytest.mark.parametrize("max_services", [1, 2, 10_000])
+async def test_it_keeps_the_contract_of_canary_selectors(max_services: int) -> None:
+    await check_canary_selector(lambda: WeightedSelector(Options(seed=1, max_services=max_services)))

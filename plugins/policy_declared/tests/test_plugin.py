@@ -5,6 +5,7 @@ import pytest
 from meshless_policy_declared.plugin import DeclaredPolicy, Options, meshless_register_authorizer
 
 from meshless_core import PLUGIN_API, AuthorizationRequest, InlineAuthorizer, MeshletRef, ServiceId, Verdict
+from meshless_core.testing.authorizer import check_authorizer
 
 ASKED = AuthorizationRequest(
     source=MeshletRef("shop", "web"),
@@ -77,3 +78,8 @@ def test_who_does_not_declare_a_service_cannot_tell_whether_it_exists(consent: b
     unknown = policy.authorize_inline(attrs.evolve(ASKED, declared=False, exists=False))
     known = policy.authorize_inline(attrs.evolve(ASKED, declared=False, exists=True, consent=consent))
     assert known == unknown
+
+
+@pytest.mark.parametrize("require_consent", [True, False])
+async def test_it_keeps_the_contract_of_authorizers(require_consent: bool) -> None:
+    await check_authorizer(lambda: DeclaredPolicy(Options(require_consent=require_consent)))
