@@ -412,8 +412,11 @@ class HandshakeProtocol(Protocol):
     def receive_data(self, data: bytes) -> HandshakeRequest | None:
         """Feed bytes as they arrive (b"" = the client sent end-of-file); the request once it is complete, else None.
 
+        The same bytes give the same request however they are cut.
+
         Raises:
-            RemoteProtocolError: the bytes are not a request; `code` is the ReplyCode to answer with.
+            RemoteProtocolError: the bytes are not a request, end before it is complete, or go on without end (an agent reads no
+                more than 64 KiB); `code` is the ReplyCode to answer with.
         """
         ...
 

@@ -12,6 +12,7 @@ from meshless_core.errors import LocalProtocolError, RemoteProtocolError
 from meshless_core.handshake.server import ServerHandshake
 from meshless_core.handshake.states import SERVER, State, Step
 from meshless_core.hookspecs import HandshakeProtocol, HandshakeRequest
+from meshless_core.testing.handshake import check_handshake
 from meshless_core.types import ReplyCode, ServiceId
 
 REQUEST = b"\x01\x0ehttp.cart.shop"
@@ -62,6 +63,10 @@ def brought_to(state: State) -> ServerHandshake:
 def test_satisfies_the_plugin_protocol() -> None:
     handshake: HandshakeProtocol = ServerHandshake()
     assert handshake.receive_data(REQUEST) == HTTP
+
+
+def test_keeps_the_contract_of_handshakes() -> None:
+    check_handshake(ServerHandshake, [(REQUEST, HTTP, b""), (REQUEST + b"GET / HTTP/1.1", HTTP, b"GET / HTTP/1.1")], most=257)
 
 
 @pytest.mark.parametrize(("state", "step"), [(state, step) for state, steps in SERVER.items() for step in steps])

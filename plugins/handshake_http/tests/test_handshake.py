@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from meshless_handshake_http.codes import ANSWERS
 from meshless_handshake_http.handshake import HttpHandshake, State
 
-from meshless_core import LocalProtocolError, RemoteProtocolError, ReplyCode, ReplyDetails
+from meshless_core import HandshakeRequest, LocalProtocolError, RemoteProtocolError, ReplyCode, ReplyDetails, ServiceId
+from meshless_core.testing.handshake import check_handshake
 
 CONNECT = b"CONNECT http.cart.shop:80 HTTP/1.1\r\nHost: http.cart.shop:80\r\n\r\n"
 GET = b"GET /a?b HTTP/1.1\r\nHost: http.cart.shop\r\n\r\n"
+POST = b"POST /b HTTP/1.1\r\nHost: http.cart.shop\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 DETAILS = ReplyDetails(connection_id=bytes(range(16)), retry_after=0.5)
 
 
@@ -40,6 +42,21 @@ def response(reply: bytes, method: str = "GET") -> tuple[h11.Response, bytes]:
         body += data.data
     assert isinstance(data, h11.EndOfMessage)
     return event, body
+
+
+@pytest.mark.parametrize(
+    ("data", "behind"),
+    [
+        (CONNECT, b""),
+        (CONNECT + b"\x16\x03\x01", b"\x16\x03\x01"),
+        (GET, GET),
+        (POST, POST),
+        (GET + POST + GET, GET + POST + GET),
+    ],
+)
+def test_keeps_the_contract_of_handshakes(data: bytes, behind: bytes) -> None:
+    request = HandshakeRequest(ServiceId("http", "cart", "shop"))
+    check_handshake(handshake, [(data, request, behind)])
 
 
 def test_a_tunnel_is_answered_and_what_follows_is_the_application_s() -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from meshless_handshake_socks5.codes import REPLIES, SocksReply
 from meshless_handshake_socks5.handshake import Socks5Handshake, State
 
-from meshless_core import HandshakeRequest, LocalProtocolError, RemoteProtocolError, ReplyCode
+from meshless_core import HandshakeRequest, LocalProtocolError, RemoteProtocolError, ReplyCode, ServiceId
+from meshless_core.testing.handshake import check_handshake
 
 GREETING = b"\x05\x01\x00"
 SELECTED = b"\x05\x00"
@@ -30,6 +31,15 @@ def refusal(handshake: Socks5Handshake, data: bytes) -> bytes:
         handshake.receive_data(data)
     assert caught.value.code == ReplyCode.MALFORMED_REQUEST
     return handshake.reply(ReplyCode(caught.value.code), str(caught.value))
+
+
+def test_keeps_the_contract_of_handshakes() -> None:
+    http = HandshakeRequest(ServiceId("http", "cart", "shop"))
+    examples = [
+        (GREETING + connect(), http, b""),
+        (b"\x05\x02\x02\x00" + connect(b"HTTP.cart.shop.", 443) + b"\x16\x03\x01", http, b"\x16\x03\x01"),
+    ]
+    check_handshake(Socks5Handshake, examples, most=2 + 255 + 4 + 1 + 255 + 2)
 
 
 def test_the_method_is_answered_before_the_request_and_once() -> None:

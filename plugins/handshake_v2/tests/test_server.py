@@ -18,6 +18,7 @@ from meshless_core import (
     ReplyDetails,
     ServiceId,
 )
+from meshless_core.testing.handshake import check_handshake
 
 HTTP = HandshakeRequest(ServiceId("http", "cart", "shop"))
 OFFER = HandshakeRequest(ServiceId("http", "cart", "shop"), accepts_descriptor=True)
@@ -70,6 +71,15 @@ def act(handshake: ServerHandshake, cause: Cause) -> HandshakeRequest | bytes | 
         return handshake.receive_data(cause)
     except RemoteProtocolError as error:
         return error
+
+
+def test_keeps_the_contract_of_handshakes() -> None:
+    wishes = HandshakeRequest(
+        HTTP.service_id, b"customer-7", "v2", 1.5, f"00-{'a' * 32}-{'b' * 16}-01", accepts_descriptor=True
+    )
+    requests = (HTTP, OFFER, wishes)
+    examples = [(encode_request(request) + behind, request, behind) for request in requests for behind in (b"", b"hello")]
+    check_handshake(ServerHandshake, examples, most=4099)
 
 
 def brought_to(state: State) -> ServerHandshake:
