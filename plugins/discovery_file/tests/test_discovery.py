@@ -10,6 +10,7 @@ import pytest
 from meshless_discovery_file.discovery import FileDiscovery
 
 from meshless_core import DiscoveryError, DiscoverySnapshot
+from meshless_core.testing.discovery import check_discovery
 
 NODES = ("node-a", "node-b")
 
@@ -47,6 +48,21 @@ class Watched:
         snapshot = await asyncio.wait_for(self._next, 10)
         self._next = asyncio.ensure_future(anext(self._snapshots))
         return snapshot
+
+
+async def test_keeps_the_contract_of_discovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_ANYWAY_MS", 50)  # a change may come before the kernel's watch is armed
+    path, said = tmp_path / "mesh.yaml", ["a"]
+    path.write_text(pods(*said))
+
+    async def change() -> None:
+        said.append(f"p{len(said)}")
+        path.write_text(pods(*said))
+
+    async def spoil() -> None:
+        path.write_text("a: [")
+
+    await check_discovery(lambda: FileDiscovery([str(tmp_path)], NODES, settle=0.01), change, spoil)
 
 
 async def test_a_file_is_read_at_once_and_followed(tmp_path: Path) -> None:
