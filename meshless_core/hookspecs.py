@@ -16,7 +16,7 @@ Every hook returns one spec. To provide two kinds, implement two hooks in one mo
 
     @attrs.frozen
     class Options:
-        namespace: str = "quarantine"
+        namespace: str = attrs.field(default="lab", metadata={"doc": "Namespace that is cut off. Default lab."})
 
     class Quarantine:
         def __init__(self, options: Options) -> None:

@@ -3,7 +3,7 @@
 from meshless_core.plugins.kinds import AGENT_NEEDS, KIND_RULES, RECONCILER_NEEDS, Kind
 from meshless_core.plugins.lifecycle import START_TIMEOUT, PluginLifecycle
 from meshless_core.plugins.loaded import LoadedPlugins, Registration
-from meshless_core.plugins.loader import installed_plugins, load_plugins
+from meshless_core.plugins.loader import installed_plugins, load_plugins, load_uninstalled
 
 __all__ = [
     "AGENT_NEEDS",
@@ -16,4 +16,5 @@ __all__ = [
     "Registration",
     "installed_plugins",
     "load_plugins",
+    "load_uninstalled",
 ]

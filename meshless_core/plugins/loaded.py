@@ -61,7 +61,7 @@ class Registration:
     @property
     def owner(self) -> str:
         """Distribution and version."""
-        return f"{self.distribution} {self.version}"
+        return f"{self.distribution} {self.version}".strip()
 
     def problem(self, message: str) -> Problem:
         """A problem of this plugin, naming where it was enabled and where it comes from."""

@@ -33,7 +33,7 @@ from meshless_core.plugins.inspection import article, problems_of_hooks, problem
 from meshless_core.plugins.kinds import KIND_RULES, Kind
 from meshless_core.plugins.loaded import LoadedPlugins, Registration
 
-__all__ = ["installed_plugins", "load_plugins"]
+__all__ = ["installed_plugins", "load_plugins", "load_uninstalled"]
 
 
 def installed_plugins() -> tuple[EntryPoint, ...]:
@@ -61,6 +61,23 @@ def load_plugins(
     for order, setting in enumerate(config.plugins, start=1):
         loader.load(order, setting)
     loader.check_the_set(needs, source=config.plugins[0].source if config.plugins else "")
+    if loader.problems:
+        raise PluginError(loader.problems)
+    return LoadedPlugins(tuple(loader.registrations))
+
+
+def load_uninstalled(plugin: object, name: str) -> LoadedPlugins:
+    """Check one plugin as `load_plugins` does, without options, though it may not be installed.
+
+    Args:
+        plugin: the module or object that has the hooks.
+        name: what to call it in problems.
+
+    Raises:
+        PluginError: with every problem of the plugin.
+    """
+    loader = _Loader(())
+    loader.take(plugin, _Candidate(PluginSetting(name), 1, "your distribution", ""))
     if loader.problems:
         raise PluginError(loader.problems)
     return LoadedPlugins(tuple(loader.registrations))
@@ -102,9 +119,14 @@ class _Loader:
         if entry is not None:
             candidate = _Candidate(setting, order, *_owner(entry))
             plugin = self._import(entry, candidate)
-            if plugin is not None and self._register(plugin, candidate):
-                self._ask(candidate)
+            if plugin is not None:
+                self.take(plugin, candidate)
         self._failed = self._failed or len(self.problems) > before
+
+    def take(self, plugin: object, candidate: _Candidate) -> None:
+        """Check what has been imported, and register what it provides."""
+        if self._register(plugin, candidate):
+            self._ask(candidate)
 
     def _add(self, setting: PluginSetting, message: str) -> None:
         self.problems.append(Problem(format_path(("plugins", setting.name)), message, setting.source, setting.line))

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import textwrap
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -13,7 +15,7 @@ import pytest
 
 from meshless_core.config import parse_config
 from meshless_core.errors import PluginError
-from meshless_core.plugins import AGENT_NEEDS, Kind, LoadedPlugins, load_plugins
+from meshless_core.plugins import AGENT_NEEDS, Kind, LoadedPlugins, load_plugins, load_uninstalled
 
 Install = Any
 Hook = Callable[..., str]
@@ -285,3 +287,21 @@ def test_a_module_without_hooks_is_refused(install: Install) -> None:
     install("p", "")
     (found,) = problems(install, "p: {}")
     assert "has no hook, so it would do nothing: implement one of meshless_register_authorizer, " in found
+
+
+def test_a_plugin_that_is_not_installed_is_checked_and_created_like_one_that_is(install: Install) -> None:
+    install("p")
+    loaded = load_uninstalled(importlib.import_module(install._modules[0]), "p")
+    ((name, authorizer),) = loaded.authorizers()
+    made: Any = authorizer
+    assert (name, made.options.level) == ("p", 1)
+    assert loaded.registrations[0].owner == "your distribution"
+
+
+def test_all_problems_of_a_plugin_that_is_not_installed_are_told() -> None:
+    plugin = ModuleType("p")
+    plugin.__dict__["meshless_register_bus"] = plugin.__dict__["meshless_register_discovery"] = lambda: None
+    with pytest.raises(PluginError) as caught:
+        load_uninstalled(plugin, "p")
+    assert len(caught.value.problems) == 3
+    assert all("$.plugins.p: plugin p of your distribution: " in str(problem) for problem in caught.value)
