@@ -1,6 +1,7 @@
 """Meshless: a sidecarless L4 service mesh.
 
-The names exported here and in `meshless_core.hookspecs` are public; everything else may change without notice.
+The names exported here and in `meshless_core.hookspecs`, and the checks in `meshless_core.testing`, are public; everything else
+may change without notice.
 """
 
 from __future__ import annotations
