@@ -9,8 +9,8 @@ import attrs
 import pytest
 
 from meshless_core import AuthorizationRequest, Decision, Verdict
-from meshless_core.testing import life
 from meshless_core.testing.authorizer import authorization_requests, check_authorizer
+from tests.testing.idle_clock import run
 
 YES = Decision(Verdict.ALLOW, "yes", "everybody may")
 ALLOWED: Any = "allow"
@@ -119,10 +119,9 @@ async def test_an_authorizer_that_keeps_the_contract_passes(make: Any) -> None:
         (answering(Decision(Verdict.ALLOW, "yes", NOTHING)), "reason is text, not None"),
     ],
 )
-async def test_a_broken_promise_is_told(make: Any, promise: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "PATIENCE", 0.05)
+def test_a_broken_promise_is_told(make: Any, promise: str) -> None:
     with pytest.raises(AssertionError, match=promise):
-        await check_authorizer(make)
+        run(check_authorizer(make))
 
 
 @pytest.mark.parametrize("side", ["client", "server"])

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from meshless_core import DiscoveryError, DiscoverySnapshot, Problem
-from meshless_core.testing import discovery as module
-from meshless_core.testing import life
 from meshless_core.testing.discovery import check_discovery
+from tests.testing.idle_clock import run
 
 POD: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "a", "labels": {}}}
 
@@ -164,18 +163,11 @@ class FailsWhenCancelled(Sound):
 
 
 class GoesOnWhenCancelled(Sound):
-    cancelled = 0
-
     async def wait(self, known: int | None) -> None:
-        while not self.cancelled:
-            try:
-                return await super().wait(known)
-            except asyncio.CancelledError:
-                self.cancelled += 1
-                while self.cancelled == 1:
-                    await asyncio.sleep(0)
-                raise
-        return None
+        try:
+            await super().wait(known)
+        except asyncio.CancelledError:
+            await asyncio.Event().wait()
 
 
 class StopsWhenSpoiled(Sound):
@@ -268,21 +260,10 @@ async def test_a_discovery_that_keeps_the_contract_passes(make: Any, spoils: boo
         (of(pod(b"x")), r"\$\.spec is of type bytes"),
     ],
 )
-async def test_a_broken_promise_is_told(make: Any, promise: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in (life, module):
-        monkeypatch.setattr(place, "PATIENCE", 0.05)
+def test_a_broken_promise_is_told(make: Any, promise: str) -> None:
     source = Source()
-    made: list[Any] = []
-
-    def create() -> Any:
-        made.append(make(source))
-        return made[-1]
-
     with pytest.raises(AssertionError, match=promise):
-        await check_discovery(create, source.change, source.spoil)
-    for one in made:
-        one.cancelled = 2  # let go of what could not be cancelled
-    await asyncio.sleep(0)
+        run(check_discovery(lambda: make(source), source.change, source.spoil))
 
 
 async def test_a_change_that_fails_leaves_nobody_waiting() -> None:
