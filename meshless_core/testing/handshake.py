@@ -71,8 +71,8 @@ def check_handshake(
     dice = random.Random(seed)  # noqa: S311 - the same bytes each time; nothing secret depends on it
     for example in known:
         _a_request_is_the_same_however_it_is_cut(make_protocol, example, dice)
-        _an_end_of_file_in_the_middle_is_an_error(make_protocol, example)
         _every_refusal_can_be_said_before_ok(make_protocol, example)
+        _an_end_of_file_in_the_middle_is_an_error(make_protocol, example)
         _a_request_without_end_is_refused(make_protocol, example, most)
         check_said_once(make_protocol, example)
         check_filter(make_protocol, example, dice, most)

@@ -5,6 +5,8 @@ It keeps the contract; tests break it in one place each.
 
 from __future__ import annotations
 
+from typing import Any
+
 from meshless_core import HandshakeRequest, InvalidNameError, RemoteProtocolError, ReplyCode, ReplyDetails, ServiceId
 
 MOST = 200
@@ -68,7 +70,10 @@ class Talking(Line):
 class Filtering(Line):
     """Every later line has to be as the first, and goes to the service with it."""
 
-    filtering = True
+    @property
+    def filtering(self) -> Any:
+        assert self.open, "this is asked after OK"
+        return True
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,6 +109,10 @@ class Leasing(Line):
     def receive_data(self, data: bytes) -> HandshakeRequest | None:
         request = super().receive_data(data)
         return None if request is None else HandshakeRequest(request.service_id, accepts_descriptor=True)
+
+    def reply(self, code: ReplyCode, text: str = "", details: ReplyDetails | None = None) -> bytes:
+        assert code or b"\n" in self.buffer, "OK is said to requests"
+        return super().reply(code, text, details)
 
     def notice(self, kind: str, text: str = "") -> bytes:
         return kind.encode() + b"\n"

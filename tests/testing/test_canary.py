@@ -106,6 +106,20 @@ class SticksToTheFirstShares(Sound):
         return self.known.setdefault(request.target, super().choose(request))
 
 
+class ReadsPinsAsAscii(Sound):
+    def choose(self, request: CanaryRequest) -> str | None:
+        (request.version_pin or "").encode("ascii")
+        return super().choose(request)
+
+
+class StopsOnlyWhatStarted(Sound):
+    async def start(self) -> None:
+        self.file = "open"
+
+    async def stop(self) -> None:
+        del self.file
+
+
 class FailsToStart(Sound):
     async def start(self) -> None:
         raise OSError("no file")
@@ -130,6 +144,8 @@ async def test_a_selector_that_keeps_the_contract_passes() -> None:
         (CannotTakeLists, "choose answers, it does not raise; .* gave TypeError"),
         (CannotTakeHeavyWeights, "choose answers, it does not raise; .* gave MemoryError"),
         (SticksToTheFirstShares, "choose returns a version that is on offer"),
+        (ReadsPinsAsAscii, "choose answers, it does not raise; .* gave UnicodeEncodeError"),
+        (StopsOnlyWhatStarted, r"stop has to cope with a start that failed at once, but stop\(\) raised AttributeError"),
         (FailsToStart, "start has to work"),
     ],
 )

@@ -106,6 +106,12 @@ class LosesWhatNobodyWaitedFor(Sound):
         await self.source.changed.wait()
 
 
+class MissesWhatComesWhileItWaits(Sound):
+    async def wait(self, known: int | None) -> None:
+        if self.source.pods == known:
+            await asyncio.Event().wait()
+
+
 class LooksOnce(Sound):
     async def wait(self, known: int | None) -> None:
         if known == 2:
@@ -143,6 +149,40 @@ class WatchesOnce(Sound):
             await asyncio.Event().wait()
         async for snapshot in super().watch():
             yield snapshot
+
+
+class WatchesTwice(WatchesOnce):
+    watched = -1
+
+
+class StopsOnlyWhatStarted(Sound):
+    async def start(self) -> None:
+        self.file = "open"
+
+    async def stop(self) -> None:
+        del self.file
+
+
+class CannotCloseWhatWasCancelled(Sound):
+    def watch(self) -> Any:
+        return ClosesOnce(self.source)
+
+
+class ClosesOnce(Twice):
+    """As `Twice`, but not to be closed once it was cancelled."""
+
+    cancelled = False
+
+    async def __anext__(self) -> DiscoverySnapshot:
+        try:
+            return await super().__anext__()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+    async def aclose(self) -> None:
+        if self.cancelled:
+            raise OSError("bad descriptor")
 
 
 class FailsToClose(Sound):
@@ -230,6 +270,10 @@ async def test_a_discovery_that_keeps_the_contract_passes(make: Any, spoils: boo
         (WaitsForAChange, "the first snapshot comes at once, before anything changes: nothing came"),
         (LosesWhatNobodyWaitedFor, "another snapshot comes after a change: nothing came"),
         (LooksOnce, "another snapshot comes to one who waits for a change: nothing came"),
+        (MissesWhatComesWhileItWaits, "another snapshot comes to one who waits for a change: nothing came"),
+        (WatchesTwice, "the first snapshot comes at once, before anything changes: nothing came"),
+        (StopsOnlyWhatStarted, "stop has to cope with a start that failed at once"),
+        (CannotCloseWhatWasCancelled, r"a watch can be closed, but aclose\(\) raised OSError"),
         (Ends, "a watch does not end by itself; another snapshot comes after a change, but it ended"),
         (Fails, "another snapshot comes after a change, but the watch raised OSError: connection reset"),
         (IsAsync, "watch gives an async iterator at once"),

@@ -39,6 +39,15 @@ class ShowsTheRequestAsTrailing(Line):
         return request
 
 
+class HasNothingForNobody(Line):
+    trailing_data: Any
+
+    def receive_data(self, data: bytes) -> HandshakeRequest | None:
+        request = super().receive_data(data)
+        self.trailing_data = self.trailing_data or None
+        return request
+
+
 class TakesUpperCaseInOnePieceOnly(Line):
     def receive_data(self, data: bytes) -> HandshakeRequest | None:
         return super().receive_data(data.lower().replace(b"\xff", b"") if len(data) > 3 else data)
@@ -122,14 +131,55 @@ class CannotReplyBeforeAnything(Line):
         return super().reply(code, text, details)
 
 
-class CannotReplyAfterAnError(Line):
-    def refusal(self, text: str) -> RemoteProtocolError:  # type: ignore[override]  # needs the object
-        self.buffer = b"refused"
-        return super().refusal(text)
+class RefusesReplies(Line):
+    """Fails to reply in one situation."""
 
     def reply(self, code: ReplyCode, text: str = "", details: ReplyDetails | None = None) -> bytes:
-        assert self.buffer != b"refused"
+        assert not self.fails(code)
         return super().reply(code, text, details)
+
+    def fails(self, code: ReplyCode) -> bool:
+        raise NotImplementedError
+
+
+class CannotReplyInTheMiddle(RefusesReplies):
+    def fails(self, code: ReplyCode) -> bool:
+        return b"L" in self.buffer and b"\n" not in self.buffer
+
+
+class CannotReplyInTheMiddleOfNoise(RefusesReplies):
+    def fails(self, code: ReplyCode) -> bool:
+        return b"\xff" in self.buffer and b"\n" not in self.buffer
+
+
+class CannotReplyToNonsense(RefusesReplies):
+    def fails(self, code: ReplyCode) -> bool:
+        return (
+            self.buffer.count(b"\n") > 0
+            and code is ReplyCode.MALFORMED_REQUEST
+            and self.buffer not in (EXAMPLES[0][0], EXAMPLES[1][0])
+        )
+
+
+class CannotReplyAfterTheEnd(RefusesReplies):
+    ended = False
+
+    def receive_data(self, data: bytes) -> HandshakeRequest | None:
+        self.ended = not data
+        return super().receive_data(data)
+
+    def fails(self, code: ReplyCode) -> bool:
+        return self.ended
+
+
+class SaysYesToOneService(RefusesReplies):
+    def fails(self, code: ReplyCode) -> bool:
+        return code is ReplyCode.OK and b"http.cart.shop" not in self.buffer
+
+
+class IgnoresTheEndOfNoise(Line):
+    def receive_data(self, data: bytes) -> HandshakeRequest | None:
+        return None if not data and b"\xff" in self.buffer else super().receive_data(data)
 
 
 class HasNoReplyForDraining(Line):
@@ -183,6 +233,7 @@ def test_a_handshake_that_keeps_the_contract_passes() -> None:
         (LosesWhatIsBehind, "b'hello' has to reach the service, it was b''"),
         (KeepsWhatCameLastOnly, "an example is a request; .* in pieces of .* was refused"),
         (ShowsTheRequestAsTrailing, "nothing is for the service before there is a request"),
+        (HasNothingForNobody, "trailing_data is bytes, not None"),
         (TakesUpperCaseInOnePieceOnly, "bytes mean the same however they are cut"),
         (IgnoresTheEnd, "an end of file in the middle of a request is a RemoteProtocolError"),
         (TakesTheEndForALineFeed, "an end of file in the middle of a request is a RemoteProtocolError"),
@@ -196,7 +247,12 @@ def test_a_handshake_that_keeps_the_contract_passes() -> None:
         (RefusesWithAStatus, "a RemoteProtocolError carries the ReplyCode to refuse with; .* gave code 400"),
         (RepliesToRequestsOnly, "a refusal may be asked for in every state before OK; .* gave AssertionError"),
         (CannotReplyBeforeAnything, "in every state before OK; UNSUPPORTED_VERSION after b'' gave AssertionError"),
-        (CannotReplyAfterAnError, "in every state before OK; MALFORMED_REQUEST after .* gave AssertionError"),
+        (CannotReplyInTheMiddle, "in every state before OK; UNSUPPORTED_VERSION after b'L' gave AssertionError"),
+        (CannotReplyInTheMiddleOfNoise, "in every state before OK; TIMEOUT after .* gave AssertionError"),
+        (CannotReplyToNonsense, "in every state before OK; MALFORMED_REQUEST after .* gave AssertionError"),
+        (CannotReplyAfterTheEnd, "in every state before OK; MALFORMED_REQUEST after b'L' and the end of file gave"),
+        (SaysYesToOneService, "OK may be said once the request is complete; after .* gave AssertionError"),
+        (IgnoresTheEndOfNoise, "an end of file in the middle of a request is a RemoteProtocolError"),
         (HasNoReplyForDraining, "in every state before OK; DRAINING after b'' gave KeyError"),
         (NeedsDetails, "in every state before OK; UNSUPPORTED_VERSION after b'' gave AssertionError"),
         (NeedsAdvice, "in every state before OK; UNSUPPORTED_VERSION after b'' gave TypeError"),
