@@ -228,8 +228,7 @@ class FramedRelay:
 
     def _ready(self, events: int) -> None:
         """Handle the events of the plain descriptor."""
-        # Without _IN in the mask the event was fetched before what came through the tunnel, in the same batch, ended that.
-        if (events != _IN or not self._mask & _IN) and not self._readable(events):
+        if events != _IN and not self._readable(events):
             return
         try:
             size = self._recvmsg_into(self._slots)[0] if self._bulk else self._recv_into(self._payload)

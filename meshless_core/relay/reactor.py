@@ -70,7 +70,7 @@ class Reactor:
         self._budget = budget
         self._handlers: dict[int, Handler] = {}
         self._on_error: dict[int, OnError] = {}
-        self._fresh: set[int] = set()
+        self._changed: set[int] = set()
         self.orphans: set[Callable[[], None]] = set()
         self._closed = False
         if isinstance(loop, DataPathLoop):
@@ -96,11 +96,12 @@ class Reactor:
         self._handlers[fd] = handler
         if on_error is not None:
             self._on_error[fd] = on_error
-        self._fresh.add(fd)
+        self._changed.add(fd)
 
     def modify(self, fd: int, events: int, handler: Handler | None = None) -> None:
-        """Change the events watched for, and the handler if one is given."""
+        """Change the events watched for, and the handler if one is given; an event that was already fetched is not told."""
         self._epoll.modify(fd, events)
+        self._changed.add(fd)
         if handler is not None:
             self._handlers[fd] = handler
 
@@ -161,17 +162,18 @@ class Reactor:
 
     def _serve(self, ready: Ready) -> Ready:
         """Call the handlers of a batch; returns what belongs to none."""
-        handlers, fresh = self._handlers, self._fresh
+        handlers, changed = self._handlers, self._changed
         self.now = time.monotonic()
-        # A descriptor added while this batch runs may reuse the number of one that was closed in it: what was fetched for that
-        # number is not its event. Level-triggered: a real event of it comes again with the next batch.
-        fresh.clear()
+        # A descriptor added while this batch runs may reuse the number of one that was closed in it, and one that was modified
+        # may not want what it wanted: what was fetched for that number is not its event. Level-triggered: a real event of it
+        # comes again with the next batch.
+        changed.clear()
         others: Ready = []
         for fd, events in ready:
             handler = handlers.get(fd)
             if handler is None:
                 others.append((fd, events))
-            elif fd not in fresh:
+            elif fd not in changed:
                 try:
                     handler(events)
                 except Exception as error:  # noqa: BLE001 - one connection's bug must not stop the others

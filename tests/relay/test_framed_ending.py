@@ -1,6 +1,5 @@
 """How a connection of a framed session ends when it does not end cleanly: at both agents alike, and never as an end-of-file."""
 
-import select
 import socket
 
 import pytest
@@ -146,18 +145,3 @@ async def test_a_reset_right_behind_the_last_bytes_is_a_reset_not_an_end_of_file
     for end in (broken, other):
         result, reusable = await end.over()
         assert (result.outcome, result.ended_by, reusable) == ("reset", side, False)
-
-
-async def test_an_event_fetched_with_a_reset_takes_nothing_from_what_came_before_it(plaintext):
-    client, _service = await plaintext.connect()
-    data = bytes(range(256)) * 4000  # more than the client's socket takes at once
-    client.end.send(b"unread")
-    reset = plaintext.client.protocol.receive(encode_reset(ResetCode.RESET, "service: broken pipe"))
-    client.relay.receive([memoryview(data), *reset])
-    assert client.relay.holds
-    client.relay._ready(select.EPOLLIN)  # as the kernel said before
-    assert await client.receive(len(data)) == data
-    with pytest.raises(ConnectionResetError):
-        await client.receive(1)
-    result, reusable = await client.over()
-    assert (result.outcome, result.reason, reusable) == ("reset", "service: broken pipe", False)

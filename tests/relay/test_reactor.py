@@ -85,6 +85,28 @@ async def test_an_event_fetched_for_a_closed_descriptor_does_not_reach_the_one_t
         end.close()
 
 
+async def test_an_event_fetched_for_what_is_not_wanted_any_more_is_not_told(reactor, pair):
+    (a, fa), (b, fb) = pair("unix"), pair("unix")
+    told: list[int] = []
+
+    def take_back(mine, other):
+        def run(_events):
+            told.append(mine.fileno())
+            reactor.modify(mine.fileno(), 0)
+            reactor.modify(other.fileno(), 0)
+
+        return run
+
+    reactor.add(a.fileno(), IN, take_back(a, b))
+    reactor.add(b.fileno(), IN, take_back(b, a))
+    fa.send(b"x")
+    fb.send(b"x")
+    await settle()
+    assert len(told) == 1, "the other one's event was of the same batch"
+    reactor.remove(a.fileno())
+    reactor.remove(b.fileno())
+
+
 async def test_a_handler_that_raises_loses_its_descriptor_is_logged_and_its_owner_is_told(reactor, pair, caplog):
     (a, fa), (b, fb) = pair("unix"), pair("unix")
     told: list[BaseException] = []
