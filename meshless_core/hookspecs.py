@@ -552,7 +552,10 @@ class BusSpec(PluginSpec):
 
 
 class Hooks:
-    """The hooks by name. Each is called once per process at start-up, in the order of the configuration."""
+    """The hooks by name. Each is called once per process at start-up, in the order of the configuration.
+
+    These are specifications: pluggy calls what plugins implement, never the bodies here.
+    """
 
     @hookspec
     def meshless_register_discovery(self) -> DiscoverySpec:

@@ -126,7 +126,8 @@ class Filter:
                     task.result()
             async with asyncio.timeout(DELIVERY_SECONDS):
                 await backward  # what the relay still had for the client; there is nobody to forward to any more
-            self._clean = self._result is not None and self._result.outcome == "closed"
+            assert self._result is not None  # the relay is over
+            self._clean = self._result.outcome == "closed"
         except TimeoutError:
             assert self._result is not None  # that is when the time began
             reason = f"the client did not take its last bytes within {DELIVERY_SECONDS:g} s"

@@ -35,7 +35,7 @@ class Recheck:
         """Check all live connections: at once if authorizers are inline, in the background if not."""
         if self._admission.inline_only:
             for connection in self._runtime.connections:
-                if (side := self._judge(connection)) is not None:
+                if (side := self._side(connection)) is not None:
                     source, pod, service = connection.source, connection.source_pod, connection.service
                     self._apply(connection, self._admission.decide_inline(source, pod, service, side))
             return
@@ -49,16 +49,16 @@ class Recheck:
             while self._again:
                 self._again = False
                 for connection in self._runtime.connections:
-                    if (side := self._judge(connection)) is None:
+                    if (side := self._side(connection)) is None:
                         continue
                     source, pod, service = connection.source, connection.source_pod, connection.service
                     outcome = await self._admission.decide(source, pod, service, side)
-                    if self._judge(connection) == side:  # else other documents came: it is their turn
+                    if self._side(connection) == side:  # else other documents came: it is their turn
                         self._apply(connection, outcome)
         finally:
             self._running = False
 
-    def _judge(self, connection: Connection) -> Side | None:
+    def _side(self, connection: Connection) -> Side | None:
         """On which side to ask; None if the facts of this side have left with its pod."""
         table = self._runtime.table
         assert table is not None  # it is what changed

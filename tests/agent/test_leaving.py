@@ -12,6 +12,7 @@ import pytest
 from meshless_core.documents import NodeManifest
 from meshless_core.routing import compile_routes
 from meshless_core.types import AuthorizationRequest, Decision, ReplyCode, Verdict
+from tests.agent.handing_over import echo
 from tests.agent.scraping import until_counted
 
 MakeMesh = Callable[..., Awaitable[Any]]
@@ -26,13 +27,6 @@ class _Declared:
         return Decision(Verdict.ALLOW if request.declared else Verdict.DENY, "declared", "by its Meshlet")
 
 
-async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-
-
 @INLINE
 @BOTH
 @pytest.mark.parametrize("leaving", ["web", "cart", "both"])
@@ -40,7 +34,7 @@ async def test_when_a_meshlets_last_pod_leaves_a_node_its_connections_go_on(
     make_mesh: MakeMesh, shop: Callable[[str], str], node: str, inline: bool, leaving: str
 ) -> None:
     mesh = await make_mesh(cart_on=node, authorizers=None if inline else [("declared", _Declared())])
-    await mesh.serve(_echo)
+    await mesh.serve(echo)
     reader, writer = await mesh.dial()
     writer.write(b"before")
     assert await reader.readexactly(6) == b"before"
@@ -59,7 +53,7 @@ async def test_when_a_meshlet_is_deleted_its_connections_are_cut_though_its_pods
     make_mesh: MakeMesh, shop: Callable[[str], str], node: str, inline: bool, deleted: str
 ) -> None:
     mesh = await make_mesh(cart_on=node, authorizers=None if inline else [("declared", _Declared())])
-    await mesh.serve(_echo)
+    await mesh.serve(echo)
     reader, writer = await mesh.dial()
     await mesh.apply("---".join(one for one in shop(node).split("---") if f"name: {deleted}}}" not in one))
     async with asyncio.timeout(20):
@@ -75,6 +69,6 @@ async def test_a_dial_behind_the_documents_is_not_denied_by_the_node_the_pod_has
     make_mesh: MakeMesh, inline: bool
 ) -> None:
     mesh = await make_mesh(cart_on="node-b", authorizers=None if inline else [("declared", _Declared())])
-    await mesh.serve(_echo)
+    await mesh.serve(echo)
     mesh.agents["node-b"].runtime.table = compile_routes("node-b", [NodeManifest("node-b", (), {})])
     assert await mesh.refusal() is ReplyCode.NO_ENDPOINT

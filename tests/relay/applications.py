@@ -8,7 +8,8 @@ import struct
 
 RESET = struct.pack("ii", 1, 0)
 BLOCK = random.Random(1).randbytes((1 << 16) - 1).upper().translate(None, b"!?")[: (1 << 15) - 1]
-"""What each sends, over and over: of an odd length, so that no two places of it look alike at a power of two."""
+"""What each sends, over and over: of an odd length, so that no two places of it look alike at a power of two; and without bytes
+that the filter of `tests/agent/test_filtering` changes or refuses."""
 
 
 class Application:
