@@ -1,9 +1,8 @@
-"""Tunnels from other agents: authenticate, authorize with authority, connect to the local pod, relay.
+"""Tunnels from other agents: accept, authenticate, keep. What they are asked for is `inbound_request`'s.
 
-The source is what the peer's leaf proves, never what the preface says; the pod it names is for logs. Before authentication a
-connection costs a bounded amount of memory and time and is counted; when there are too many, the oldest goes: an agent is
-authenticated in milliseconds, so who is old is the one to lose, and a flood of silent connections locks nobody out. Afterwards
-a session may idle no longer than twice what the other side keeps it.
+Before authentication a connection costs a bounded amount of memory and time and is counted; when there are too many, the
+oldest goes: an agent is authenticated in milliseconds, so who is old is the one to lose, and a flood of silent connections
+locks nobody out. Afterwards a session may idle no longer than twice what the other side keeps it.
 """
 
 from __future__ import annotations
@@ -14,22 +13,18 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable
-from functools import partial, wraps
-from typing import Concatenate, Final, ParamSpec
+from functools import partial
+from typing import Final
 
 import attrs
 
-from meshless_core.agent.admission import Admission, Admitted
-from meshless_core.agent.connections import Connection
-from meshless_core.agent.delivery import BACKLOG_RETRY_SECONDS, DeliveryFailure, Introduction, deliver
+from meshless_core.agent.admission import Admission
+from meshless_core.agent.inbound_request import InboundRequest
 from meshless_core.agent.runtime import AgentRuntime
 from meshless_core.errors import ConfigError, Problem, TransportError
 from meshless_core.hookspecs import CredentialsSource, Transport
-from meshless_core.relay import FramedSession, RelayResult
-from meshless_core.routing import Refusal, not_served
-from meshless_core.tunnel import OpenReply, OpenRequest
-from meshless_core.types import Endpoint, ReplyCode
+from meshless_core.relay import FramedSession
+from meshless_core.tunnel import OpenRequest
 
 __all__ = ["InboundTunnels", "bound_address", "listen_for_tunnels"]
 
@@ -55,25 +50,7 @@ class _Peer:
     session: FramedSession
     address: str
     idle_since: float
-    opening: asyncio.TimerHandle | asyncio.Task[None] | None = None
-
-
-_P = ParamSpec("_P")
-
-
-def _answered(
-    method: Callable[Concatenate[InboundTunnels, _Peer, OpenRequest, _P], None],
-) -> Callable[Concatenate[InboundTunnels, _Peer, OpenRequest, _P], None]:
-    """For steps towards a reply: a bug of ours costs this request, which is told so, and not the session or the loop."""
-
-    @wraps(method)
-    def calling(self: InboundTunnels, peer: _Peer, request: OpenRequest, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
-            method(self, peer, request, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - logged with the connection's id, and answered
-            self.failed(peer, request, error)
-
-    return calling
+    request: InboundRequest | None = None
 
 
 class InboundTunnels:
@@ -273,144 +250,37 @@ class InboundTunnels:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    @_answered
     def _opened(self, peer: _Peer, request: OpenRequest) -> None:
-        runtime, stream = self._runtime, peer.session.stream
         self._idle.pop(peer, None)
-        started = time.monotonic()
-        if time.time() >= stream.expires:
+        if time.time() >= peer.session.stream.expires:
             # An honest agent has renewed its leaf long ago: it takes a fresh session, which it would have needed anyway.
-            logger.warning("tunnel session from %s is cut: asked for a connection after its leaf expired", stream.peer)
+            logger.warning(
+                "tunnel session from %s is cut: asked for a connection after its leaf expired", peer.session.stream.peer
+            )
             self._drop(peer)
-        elif runtime.draining:
-            self._refuse(peer, request, Refusal(ReplyCode.DRAINING, "agent", "this agent is shutting down"))
-        elif stream.local.ref != request.service.owner:
-            reason = f"this tunnel was made to {stream.local.ref}, not to {request.service.owner}"
-            self._refuse(peer, request, Refusal(ReplyCode.ACCESS_DENIED, "agent", reason))
-        elif len(runtime.connections) + runtime.establishing >= runtime.settings.max_connections:
-            self._refuse(peer, request, Refusal(ReplyCode.OVERLOADED, "agent", "agent.max_connections is reached"))
-        else:
-            self._decide(peer, request, started)
-
-    def _decide(self, peer: _Peer, request: OpenRequest, started: float) -> None:
-        if (refusal := self._not_served(request)) is not None:
-            self._refuse(peer, request, refusal)
-        elif self._admission.inline_only:
-            source = peer.session.stream.peer.ref
-            outcome = self._admission.decide_inline(source, request.source_pod, request.service, "server")
-            self._settle(peer, request, outcome, started)
-        else:
-            peer.opening = self._runtime.spawn(self._decide_slowly(peer, request, started), "decide")
-
-    async def _decide_slowly(self, peer: _Peer, request: OpenRequest, started: float) -> None:
-        source = peer.session.stream.peer.ref
-        try:
-            outcome = await self._admission.decide(source, request.source_pod, request.service, "server")
-        except Exception as error:  # noqa: BLE001 - logged with the connection's id, and answered
-            self.failed(peer, request, error)
             return
-        peer.opening = None
+        peer.request = InboundRequest(
+            self._runtime,
+            self._admission,
+            peer.session,
+            peer.address,
+            request,
+            on_refused=partial(self._refused, peer),
+            on_closed=partial(self._closed, peer),
+        )
+        peer.request.begin()
+
+    def _refused(self, peer: _Peer) -> None:
+        peer.request = None
         if peer.session in self._peers:
-            self._settle(peer, request, outcome, started)
+            self._rest(peer)
 
-    @_answered
-    def _settle(self, peer: _Peer, request: OpenRequest, outcome: Admitted | Refusal, started: float) -> None:
-        if isinstance(outcome, Refusal):
-            self._refuse(peer, request, self._not_served(request) or outcome)  # documents may have come while it was decided
-            return
-        endpoint = outcome.route.local_pods.get(request.pod)
-        if endpoint is None or endpoint.uid != request.pod_uid:
-            reason = f"pod {request.pod} ({request.pod_uid[:64]}) does not serve {request.service} on node {self._runtime.node}"
-            self._refuse(peer, request, Refusal(ReplyCode.NO_ENDPOINT, "routing", reason))
-            return
-        self._connect(peer, request, outcome, endpoint, started)
-
-    def _not_served(self, request: OpenRequest) -> Refusal | None:
-        table = self._runtime.table
-        return None if table is None else not_served(table, request.service, request.pod)
-
-    @_answered
-    def _connect(self, peer: _Peer, request: OpenRequest, admitted: Admitted, endpoint: Endpoint, started: float) -> None:
-        peer.opening = None
-        runtime = self._runtime
-        if runtime.table is not admitted.table:
-            self._decide(peer, request, started)  # documents that came while its backlog was full may have taken it back
-            return
-        who = Introduction(request.connection_id, peer.session.stream.peer.ref, request.source_pod)
-        service = deliver(runtime, admitted.route, endpoint.pod, endpoint.uid, who)
-        if service is None:
-            if time.monotonic() - started < min(request.deadline_ms / 1000, runtime.settings.endpoint_timeout):
-                peer.opening = runtime.loop.call_later(
-                    BACKLOG_RETRY_SECONDS, self._connect, peer, request, admitted, endpoint, started
-                )
-                return
-            service = DeliveryFailure(ReplyCode.SERVICE_REFUSED, f"pod {endpoint.pod}: its backlog stays full")
-        if isinstance(service, DeliveryFailure):
-            self._refuse(peer, request, Refusal(service.code, "routing", service.text))
-            return
-        connection = Connection(
-            id=request.connection_id,
-            reporter="destination",
-            transport="tunnel",
-            source=peer.session.stream.peer.ref,
-            source_pod=request.source_pod,
-            service=request.service,
-            endpoint=endpoint,
-            peer=peer.address,
-            policy=admitted.policy,
-            connect_seconds=time.monotonic() - started,
-        )
-        runtime.opened(connection)
-        peer.session.reply(OpenReply(ReplyCode.OK))
-        connection.relay = peer.session.relay(
-            service,
-            idle_timeout=admitted.route.idle_timeout,
-            on_close=partial(self._closed, peer, connection),
-            on_hang_up=partial(runtime.give_back_slot, connection),
-        )
-
-    def _closed(self, peer: _Peer, connection: Connection, result: RelayResult, reusable: bool) -> None:
-        self._runtime.closed(connection, None, result)
+    def _closed(self, peer: _Peer, reusable: bool) -> None:
+        peer.request = None
         if not reusable or not self._is_current(peer.session):
             self._drop(peer)
         else:
             self._rest(peer)
-
-    def _refuse(self, peer: _Peer, request: OpenRequest, refusal: Refusal) -> None:
-        runtime, source = self._runtime, peer.session.stream.peer.ref
-        route = runtime.table.route(request.service) if runtime.table is not None else None
-        endpoint = route.local_pods.get(request.pod) if route is not None else None
-        version = endpoint.version if endpoint is not None else None  # the documents', not what the peer says
-        known = request.service if route is not None else None
-        runtime.metrics.refused("destination", source, known, refusal.code, refusal.policy, version)
-        runtime.access_log.refused(
-            request.connection_id,
-            "destination",
-            source,
-            request.source_pod,
-            request.service,
-            refusal.code,
-            refusal.policy,
-            refusal.reason,
-            version,
-        )
-        peer.opening = None
-        peer.session.reply(OpenReply(refusal.code, refusal.reason[:256]))
-        if peer.session in self._peers:
-            self._rest(peer)
-
-    def failed(self, peer: _Peer, request: OpenRequest, error: Exception) -> None:
-        """Give up on a request because of a bug."""
-        logger.error("connection %s to %s failed", request.connection_id.hex(), request.service, exc_info=error)
-        peer.opening = None
-        if peer.session not in self._peers:
-            return
-        if peer.session.state == "opening":
-            reason = f"internal error: {type(error).__name__}; see the agent's log"
-            peer.session.reply(OpenReply(ReplyCode.INTERNAL_ERROR, reason))
-            self._rest(peer)
-        else:
-            self._drop(peer)  # the answer was given: what has become of it is not known
 
     # --- end ---------------------------------------------------------------------------------------------------------
 
@@ -427,9 +297,9 @@ class InboundTunnels:
     def _drop(self, peer: _Peer) -> None:
         self._peers.pop(peer.session, None)
         self._idle.pop(peer, None)
-        if peer.opening is not None:
-            peer.opening.cancel()
-            peer.opening = None
+        if peer.request is not None:
+            peer.request.cancel()
+            peer.request = None
         peer.session.close()
 
     def _sweep(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,9 @@ from meshless_core.config import Seconds
 from meshless_core.errors import ConfigError
 from meshless_core.hookspecs import SecureStream
 from meshless_core.identity import bind_issuer_socket
+from meshless_core.relay import FramedSession
 from meshless_core.types import AuthorizationRequest, Decision, Identity, ReplyCode, ServiceId, Verdict
+from tests.agent.handing_over import until
 
 MakeMesh = Callable[..., Awaitable[Any]]
 
@@ -65,6 +68,32 @@ async def test_a_bug_in_deciding_costs_one_request_which_is_told_so(
         broken.setattr(admission, "decide_inline" if inline else "decide", bug)
         assert await mesh.refusal() is ReplyCode.INTERNAL_ERROR
     assert "KeyError: 'a bug'" in caplog.text
+    reader, writer = await mesh.dial()
+    writer.write(b"fine again")
+    writer.write_eof()
+    assert await reader.read() == b"fine again"
+    writer.close()
+
+
+async def test_a_bug_behind_the_reply_costs_one_connection_and_nothing_of_it_stays_booked(
+    make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = await make_mesh(cart_on="node-b")
+    await mesh.serve(_echo)
+    runtime, relay = mesh.agents["node-b"].runtime, FramedSession.relay
+
+    def bug(self: FramedSession, plain: socket.socket, **options: Any) -> object:
+        if self.role == "server":
+            raise KeyError("a bug")
+        return relay(self, plain, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FramedSession, "relay", bug)
+        reader, writer = await mesh.dial()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+    await until(lambda: not len(runtime.connections) + len(runtime.slots) + mesh.agents["node-b"].inbound.active)
     reader, writer = await mesh.dial()
     writer.write(b"fine again")
     writer.write_eof()
